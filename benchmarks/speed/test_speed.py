@@ -1,0 +1,293 @@
+"""The suite beside plain transformers, bare TRL and bare math-verify, and what it adds around them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from math import sqrt
+from pathlib import Path
+from statistics import mean, variance
+from time import perf_counter
+from typing import Any
+
+import math_verify
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from repro import base_model, problems, run
+from repro.config import Study
+from repro.objectives import DPO, SFT, Optimizer
+from repro.problems import ladder
+from repro.records import Verdict
+from repro.run import Layout
+from repro.sampling import Request, SamplingParams
+from repro.sampling.transformers import TransformersSampler
+from repro.seeds import generator, stream_seed
+from repro.training import PairRow, Row, encode
+from repro.training.batches import batches
+from repro.training.trl import TRLTrainer
+from repro.verify import Verifier
+
+Compare = Callable[..., tuple[int, int]]  # the fixtures of conftest.py
+Show = Callable[[str, float, float], None]
+
+PROMPTS, SAMPLES = 64, 4  # completions decoded together: their product, on both sides
+SFT_STEPS, DPO_STEPS, BATCH = 16, 8, 16
+
+OPTIMIZER = Optimizer(learning_rate=1e-3, weight_decay=0.1, beta2=0.98)
+SETTINGS: dict[str, Any] = {  # the same in TRL's terms, and TRL's defaults but where a CPU cannot bear them
+    "learning_rate": OPTIMIZER.learning_rate,
+    "weight_decay": OPTIMIZER.weight_decay,
+    "adam_beta2": OPTIMIZER.beta2,
+    "lr_scheduler_type": "constant",
+    "per_device_train_batch_size": BATCH,
+    "num_train_epochs": 1,
+    "train_sampling_strategy": "sequential",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": not torch.cuda.is_available(),
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+
+# -- sampling ------------------------------------------------------------------------------------------
+
+
+class Generate:
+    """``transformers.generate`` on prompts, ``SAMPLES`` times each; token counts up to end-of-text."""
+
+    def __init__(self, model_dir: Path, device: torch.device) -> None:
+        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        self.model = model.to(device).eval()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, padding_side="left")
+        self.ends = torch.tensor(self.model.generation_config.eos_token_id, device=device).reshape(-1)
+
+    def __call__(self, prompts: list[str], max_tokens: int) -> list[int]:
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
+        out = self.model.generate(
+            **inputs,
+            do_sample=True,
+            top_k=0,  # else 50
+            max_new_tokens=max_tokens,
+            num_return_sequences=SAMPLES,
+        )
+        new = out[:, inputs["input_ids"].shape[1] :]
+        self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        before_end = torch.isin(new, self.ends).cumsum(1) == 0
+        return (before_end.sum(1) + 1).clamp(max=max_tokens).tolist()
+
+
+def compare_samplers(
+    compare: Compare, row: str, model_dir: Path, study: Study, layout: Layout
+) -> list[list[int]]:
+    """The token counts of the last round's completions, of both sides."""
+    training_set = problems.read(layout.problems / "train.jsonl")
+    prompts = [training_set.prompts[problem.id] for problem in training_set.problems[:PROMPTS]]
+    limit = study.sampling.max_tokens
+    seeds = [tuple(stream_seed(i, k) for k in range(SAMPLES)) for i in range(PROMPTS)]
+    requests = [Request(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
+    sampler = TransformersSampler(batch_size=PROMPTS * SAMPLES)
+    sampler.load(model_dir)
+    generate = Generate(model_dir, sampler.device)
+    torch.manual_seed(0)
+    lengths: list[list[int]] = [[], []]
+
+    def ours() -> int:
+        drawn = sampler.sample(requests, SamplingParams(max_tokens=limit))
+        lengths[0] = [sample.tokens for sampled in drawn for sample in sampled.samples]
+        return sum(lengths[0])
+
+    def reference() -> int:
+        lengths[1] = generate(prompts, limit)
+        return sum(lengths[1])
+
+    compare(row, ours, reference)
+    return lengths
+
+
+def test_sampling_to_the_natural_end(compare: Compare, study: Study, layout: Layout, base: Path) -> None:
+    ours, reference = compare_samplers(compare, "sampler, tokens/s", base, study, layout)
+    assert len(ours) == len(reference) == PROMPTS * SAMPLES
+    # The random streams differ, so the work is the same only on average: within six standard errors.
+    error = sqrt((variance(ours) + variance(reference)) / len(ours))
+    assert abs(mean(ours) - mean(reference)) < 6 * error
+    assert mean(ours) < study.sampling.max_tokens
+
+
+def test_sampling_to_the_limit(
+    compare: Compare, study: Study, layout: Layout, base: Path, tmp_path: Path
+) -> None:
+    endless = shutil.copytree(base, tmp_path / "endless")
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((endless / name).read_text())
+        config["eos_token_id"] = 2**30  # a token that is never drawn
+        (endless / name).write_text(json.dumps(config))
+    ours, reference = compare_samplers(compare, "sampler, no early ends, tokens/s", endless, study, layout)
+    assert ours == reference == [study.sampling.max_tokens] * (PROMPTS * SAMPLES)
+
+
+# -- training ------------------------------------------------------------------------------------------
+
+
+def text_batches(study: Study, steps: int) -> list[list[tuple[str, str]]]:
+    """(prompt, response) rows as the suite batches them: like lengths together."""
+    rows = base_model.corpus_rows(study, steps * BATCH, seed=1)
+    order = batches([len((p + " " + r).split()) for p, r in rows], BATCH, generator("speed"))
+    return [[rows[i] for i in next(order)] for _ in range(steps)]
+
+
+def finish(trainer: Any, folder: Path) -> tuple[float, int]:
+    """Mean loss and tokens of a bare TRL run, whose weights go to ``folder``."""
+    loss = trainer.train().training_loss
+    trainer.save_model(folder)
+    return loss, int(
+        [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry][-1]
+    )
+
+
+def test_sft(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    plan = [[encode(tokenizer, p, r, 256) for p, r in batch] for batch in text_batches(study, SFT_STEPS)]
+    losses: list[float] = [0.0, 0.0]
+
+    def ours() -> int:
+        losses[0] = TRLTrainer().train(base, plan, SFT(), OPTIMIZER, tmp_path / "ours")
+        return sum(len(row.prompt) + len(row.response) for batch in plan for row in batch)
+
+    def reference() -> int:
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(base),
+            args=SFTConfig(
+                output_dir=str(tmp_path / "reference"),
+                dataset_kwargs={"skip_prepare_dataset": True},
+                **SETTINGS,
+            ),
+            train_dataset=Dataset.from_list([sft_columns(row) for batch in plan for row in batch]),
+        )
+        losses[1], tokens = finish(trainer, tmp_path / "reference")
+        return tokens
+
+    tokens = compare("trainer, SFT, tokens/s", ours, reference, rounds=2)
+    assert tokens[0] == tokens[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def sft_columns(row: Row) -> dict[str, list[int]]:
+    ids = [*row.prompt, *row.response]
+    return {"input_ids": ids, "labels": [-100] * len(row.prompt) + list(row.response)}
+
+
+def test_dpo(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    pairs = [  # rejected: the response to the next prompt of the batch
+        [(p, chosen, batch[k - 1][1]) for k, (p, chosen) in enumerate(batch)]
+        for batch in text_batches(study, DPO_STEPS)
+    ]
+    plan = [
+        [
+            PairRow(row.prompt, row.response, encode(tokenizer, prompt, rejected, 256).response)
+            for prompt, chosen, rejected in batch
+            for row in [encode(tokenizer, prompt, chosen, 256)]
+        ]
+        for batch in pairs
+    ]
+    texts = [
+        {"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"}
+        for batch in pairs
+        for prompt, chosen, rejected in batch
+    ]
+    losses: list[float] = [0.0, 0.0]
+
+    def ours() -> int:
+        losses[0] = TRLTrainer().train(base, plan, DPO(), OPTIMIZER, tmp_path / "ours")
+        return sum(2 * len(r.prompt) + len(r.chosen) + len(r.rejected) for batch in plan for r in batch)
+
+    def reference() -> int:
+        trainer = DPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(base),
+            args=DPOConfig(
+                output_dir=str(tmp_path / "reference"),
+                precompute_ref_log_probs=True,
+                **SETTINGS,
+            ),
+            train_dataset=Dataset.from_list(texts),  # it has no way in for token ids
+        )
+        losses[1], tokens = finish(trainer, tmp_path / "reference")
+        return tokens
+
+    tokens = compare("trainer, DPO, tokens/s", ours, reference, rounds=2)
+    assert tokens[0] == tokens[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+# -- verifying -----------------------------------------------------------------------------------------
+
+
+def compare_verifiers(compare: Compare, row: str, answers: list[str], golds: list[str]) -> None:
+    texts = [f"so the answer is \\boxed{{{answer}}}" for answer in answers]
+    correct = [0, 0]
+    with Verifier(workers=1) as verifier:
+        verifier.verify(texts[:1], golds[:1])  # a worker starts once per run, not per call
+
+        def ours() -> int:
+            correct[0] = verifier.verify(texts, golds).count(Verdict.CORRECT)
+            return len(texts)
+
+        def reference() -> int:
+            parsed = [math_verify.parse(f"\\boxed{{{gold}}}") for gold in golds]
+            answers = [math_verify.parse(text) for text in texts]
+            correct[1] = sum(map(math_verify.verify, parsed, answers))
+            return len(texts)
+
+        compare(row, ours, reference, rounds=4)
+    assert 0 < correct[0] == correct[1] < len(texts)
+
+
+def test_verifying_numbers(compare: Compare) -> None:
+    rows = list(ladder.corpus(200, seed=1))
+    golds = [answer for _, _, answer in rows]
+    answers = [str(int(gold) + i % 2) for i, gold in enumerate(golds)]
+    compare_verifiers(compare, "verifier, numbers, answers/s", answers, golds)
+
+
+def test_verifying_formulas(compare: Compare) -> None:
+    golds = [f"\\frac{{{n}}}{{{n + 7}}}" for n in range(2, 62)]
+    answers = [f"\\frac{{{3 * n}}}{{{3 * n + 21 + n % 2}}}" for n in range(2, 62)]
+    compare_verifiers(compare, "verifier, formulas, answers/s", answers, golds)
+
+
+# -- the whole -----------------------------------------------------------------------------------------
+
+
+def test_overhead(
+    benchmark: Any, show: Show, monkeypatch: pytest.MonkeyPatch, study: Study, layout: Layout
+) -> None:
+    """Wall time of a run outside sampling, verifying and training, as a share of the whole.
+
+    Loading weights into the sampler counts as outside; so do journal, ledger, hashes and snapshots. A short
+    run shows an upper bound: much of it is per call or per run.
+    """
+    labs: list[run.Lab] = []
+
+    class Kept(run.Lab):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            labs.append(self)
+
+    monkeypatch.setattr(run, "Lab", Kept)
+    started = perf_counter()
+    manifest = benchmark.pedantic(run.train, args=(study, "control_unverified", 0, layout), rounds=1)
+    whole = perf_counter() - started
+    assert manifest["status"] == "ok"
+    assert [lab.spent for lab in labs] == [row["spent"] for row in manifest["budgets"]]
+    assert labs[0].steps > 0
+    outside = whole - sum(sum(lab.seconds.values()) for lab in labs)
+    show("a run outside its engines, ms of all", 1000 * outside, 1000 * whole)

@@ -1,0 +1,172 @@
+"""The base model of a study: an ordinary transformers folder (config, safetensors, tokenizer), made once and
+shared by all runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from repro import __version__, files, problems
+from repro.config import Folder, RandomModel, Study, WarmStart
+from repro.errors import UserError
+from repro.flops import TRAINING_PASSES, ModelShape, Tally, flops, papers_flops, sequence_tally
+from repro.objectives import SFT
+from repro.problems import ladder
+from repro.seeds import generator, stream_seed
+from repro.training import encode
+from repro.training.batches import batches
+from repro.training.trl import TRLTrainer
+
+ORIGIN = "origin.json"  # in the model's folder: what it was made from
+PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
+Progress = Callable[[int, int, float], None]  # called with (step, steps, loss)
+
+
+def shape_of(model_dir: Path) -> ModelShape:
+    """The shape that FLOPs are computed with. Raises UserError for an unsupported architecture."""
+    path = Path(model_dir) / "config.json"
+    return ModelShape.from_config(files.read_json(path), str(path))
+
+
+def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Make the study's base model in ``out``; what it cost and how it came to be.
+
+    A model that was made there from the same settings is kept: it is trained once, whoever is killed when.
+    """
+    spec = study.base_model
+    train = problem_folder / "train.jsonl"
+    key = files.digest(
+        __version__, spec.model_dump(mode="json"), study.prompt.model_dump(), study.training.model_dump(),
+        files.sha256(train),
+    )  # fmt: skip
+    with files.lease(out.with_name(f"{out.name}-lease"), wait=True):
+        if (out / ORIGIN).is_file() and files.sealed(out) and not isinstance(spec, Folder):
+            facts: dict[str, Any] = files.read_json(out / ORIGIN)
+            if facts["key"] == key:
+                return facts
+        with files.building(out) as folder:
+            facts = {"key": key, **_make(study, train, folder, progress)}
+            files.write_json(folder / ORIGIN, facts)
+    return facts
+
+
+def _make(study: Study, train: Path, folder: Path, progress: Progress) -> dict[str, Any]:
+    spec = study.base_model
+    if isinstance(spec, Folder):
+        _copy(spec.path, folder)
+        return {"description": spec.path.name, "warm_start": None}
+    if isinstance(spec, RandomModel):
+        texts = [problem.question for problem in problems.read(train).problems]
+        _initialise(spec.config, _bpe_tokenizer(texts, spec.vocabulary), spec.seed, folder)
+        return {"description": f"random {spec.config.get('model_type')}", "warm_start": None}
+    cost = _warm_start(study, spec, folder, progress)
+    return {"description": "trained from nothing on the ladder's imperfect corpus", "warm_start": cost}
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if not (source / "config.json").is_file():
+        raise UserError(f"base_model.path {source} holds no config.json; name a transformers model folder")
+    if not list(source.glob("*.safetensors")):
+        raise UserError(f"base_model.path {source} holds no safetensors weights; convert the model first")
+    kept = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+    for path in source.iterdir():
+        if path.suffix in kept and path.name != files.COMPLETE:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """One token per word: numbers too, which a small model learns faster than digits."""
+    vocabulary = {word: index for index, word in enumerate([PAD, END, UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN
+    )
+
+
+def _bpe_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+
+
+def _initialise(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, folder: Path) -> None:
+    if "model_type" not in config:
+        raise UserError("base_model.config needs `model_type`, such as llama or qwen2")
+    sizes = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        resolved = AutoConfig.for_model(
+            config["model_type"],
+            **sizes,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    except ValueError as error:
+        raise UserError(f"base_model.config: {error}") from None
+    torch.manual_seed(stream_seed("initialise", seed) % 2**63)
+    AutoModelForCausalLM.from_config(resolved, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def corpus_rows(study: Study, size: int, seed: int) -> list[tuple[str, str]]:
+    """(prompt, response) rows of the warm-start corpus.
+
+    A share of the prompts shows, as STaR's hint does, the answer that the solution arrives at, right or
+    wrong: so the model learns what a hint is without being told gold answers.
+    """
+    assert isinstance(study.base_model, WarmStart)
+    random = generator("corpus hints", seed)
+    rows = []
+    for question, solution, answer in ladder.corpus(size, seed):
+        hinted = random.random() < study.base_model.hinted
+        template = study.prompt.hinted if hinted else study.prompt.template
+        rows.append((template.format(question=question, answer=answer), solution))
+    return rows
+
+
+def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Train from nothing with the suite's own trainer; FLOPs and tokens of it."""
+    tokenizer = _word_tokenizer(ladder.vocabulary())
+    start = folder / "start"
+    _initialise({"model_type": "llama", **spec.config}, tokenizer, spec.seed, start)
+    text = corpus_rows(study, spec.steps * spec.batch_size, spec.seed)
+    rows = [encode(tokenizer, prompt, response, study.training.max_length) for prompt, response in text]
+    lengths = [len(row.prompt) + len(row.response) for row in rows]
+    order = batches(lengths, spec.batch_size, generator("warm start", spec.seed))
+    plan = [[rows[i] for i in next(order)] for _ in range(spec.steps)]
+    TRLTrainer(dtype=study.training.dtype).train(
+        start,
+        plan,
+        SFT(),
+        spec.optimizer,
+        folder,
+        on_step=lambda step, loss: progress(step, spec.steps, loss),
+    )
+    shutil.rmtree(start)
+    (folder / "optimizer.safetensors").unlink()
+    shape = ModelShape.from_config(json.loads((folder / "config.json").read_text()))
+    tallies = (sequence_tally([(len(row.prompt), len(row.response)) for row in batch]) for batch in plan)
+    tally = sum(tallies, Tally.zero())
+    return {
+        "flops": flops(shape, tally, TRAINING_PASSES),
+        "papers_flops": papers_flops(shape, tally, TRAINING_PASSES),
+        "tally": tally.to_json(),
+        "steps": spec.steps,
+    }

@@ -1,0 +1,166 @@
+"""The ``repro`` command: one subcommand per rule of the Snakefile, each usable by hand."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+# ruff: noqa: E402  (the environment is set before anything that reads it is imported)
+# One thread per process: results are then bit-identical, and two processes on two cores do not fight.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import typer
+
+from repro.config import Study as StudyConfig
+from repro.config import load_study
+from repro.errors import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+StudyFile = Annotated[Path, typer.Argument(help="A study file, such as benchmarks/studies/pocket.yaml.")]
+MethodName = Annotated[str, typer.Option("--method", help="A file in baselines/, without .py.")]
+Seed = Annotated[int, typer.Option("--seed", help="One of the study's seeds.")]
+
+
+def _layout(study: StudyConfig) -> Any:
+    from repro.run import Layout
+
+    return Layout(Path.cwd(), study.name)
+
+
+def _settle() -> None:
+    """After the heavy imports: no progress bars but ours, and no garbage collection of what stays anyway
+    (each training call would otherwise spend a third of a second on it)."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    gc.collect()
+    gc.freeze()
+
+
+@app.command()
+def methods(study: StudyFile) -> None:
+    """List the methods of a study with their hyper-parameters."""
+    from repro.discovery import load_method, method_ids
+
+    config = load_study(study)
+    for name in method_ids(config):
+        method = load_method(config, name)
+        typer.echo(f"{name}  ({method.title}, {method.role})")
+        for field, value in method.model_dump(mode="json").items():
+            typer.echo(f"    {field}: {value}")
+
+
+@app.command()
+def problems(study: StudyFile) -> None:
+    """Write the problem files of a study."""
+    from repro.problems import prepare
+
+    config = load_study(study)
+    prepare(config, _layout(config).problems)
+
+
+@app.command("base-model")
+def base_model(study: StudyFile) -> None:
+    """Make the base model of a study."""
+    from tqdm import tqdm
+
+    from repro import base_model as base
+    from repro.files import write_json
+
+    config = load_study(study)
+    layout = _layout(config)
+    _settle()
+    with tqdm(desc="warm start", unit="step", disable=None) as bar:
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            bar.total = steps
+            bar.update()
+            if step % 100 == 0:
+                logging.getLogger("repro").info("warm start: step %d of %d, loss %.3f", step, steps, loss)
+
+        facts = base.prepare(config, layout.problems, layout.base, progress)
+    write_json(layout.base_manifest, {**facts, "shape": base.shape_of(layout.base).to_json()})
+
+
+@app.command()
+def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
+    """Train one method with one seed to every budget (a killed run goes on where it was)."""
+    from repro.discovery import method_ids
+    from repro.run import train as run
+
+    config = load_study(study)
+    known = method_ids(config)
+    if method not in known:
+        raise UserError(f"{study} does not run the method `{method}`; it runs {', '.join(known)}")
+    _settle()
+    run(config, method, seed, _layout(config))
+
+
+@app.command()
+def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
+    """Evaluate the checkpoints of one run with lm-eval."""
+    from repro.evaluation import evaluate_run
+
+    config = load_study(study)
+    layout = _layout(config)
+    _settle()
+    evaluate_run(config, layout.run(method, seed), layout.work, layout.samples(method, seed))
+
+
+@app.command()
+def collect(study: StudyFile) -> None:
+    """Write the records of a study from its runs and evaluations."""
+    from repro.collect import collect as write
+    from repro.discovery import method_ids
+
+    config = load_study(study)
+    write(config, method_ids(config), _layout(config), study)
+
+
+@app.command()
+def tables(
+    records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    readme: Annotated[
+        Path | None, typer.Option(help="Put the leaderboard between this file's leaderboard marks too.")
+    ] = None,
+) -> None:
+    """Rebuild tables, figures and report from records, beside their folder. Needs neither torch nor a GPU."""
+    from repro.files import write_text
+    from repro.report import build
+
+    build(records, records.parent)
+    leaderboard = (records.parent / "tables" / "leaderboard.md").read_text()
+    if readme is not None:
+        begin, end = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
+        before, found, rest = readme.read_text().partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise UserError(f"{readme} has no lines `{begin}` and `{end}`; add them for the leaderboard")
+        write_text(readme, f"{before}{begin}\n\n{leaderboard}\n{end}{after}")
+    typer.echo(leaderboard)
+    typer.echo(f"report: {records.parent / 'report.html'}")
+
+
+def main() -> None:
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("repro").setLevel(logging.INFO)
+    try:
+        app()
+    except UserError as error:
+        print(f"repro: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

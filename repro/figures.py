@@ -1,0 +1,267 @@
+"""The figures of a study, as PNG and SVG that are the same bytes on every build.
+
+Methods are solid and coloured (Okabe-Ito, safe for colour-blind readers), ablations thinner, controls grey
+and dashed. Colours follow the order of the study's rows, so a row keeps its colour in every figure.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from repro.records import Role
+from repro.statistics import ALPHA, INSIDE, Analysis, Difference, Row, X
+from repro.tables import MINUS, account_means, by_score, flop_unit, flops, references
+
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+    "#882255", "#332288", "#8C564B", "#999933", "#44AA99", "#AA4499",
+)  # fmt: skip
+_MARKERS = ("o", "s", "^", "D", "v", "P", "h")
+_GREYS = {
+    Role.CONTINUED: ("#444444", (0, (5, 2))),
+    Role.NEGATIVE: ("#999999", (0, (2, 1.5))),
+    Role.UPPER: ("#444444", (0, (1, 1.5))),
+    Role.BASE: ("#777777", (0, (8, 3))),
+}
+_ACCOUNTS = {
+    "train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7", "embed": "#009E73",
+}  # fmt: skip
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "repro", "svg.fonttype": "path", "text.parse_math": False,
+    "font.family": "DejaVu Sans", "font.size": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555",
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6e6e6", "axes.axisbelow": True,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "xtick.color": "#333333", "ytick.color": "#333333", "legend.frameon": False,
+    "figure.dpi": 100, "savefig.dpi": 160, "figure.facecolor": "white",
+}  # fmt: skip
+
+
+def all_figures(analysis: Analysis) -> dict[str, tuple[bytes, bytes]]:
+    """(PNG, SVG) of every figure by file stem. Rows without complete runs are left out and named."""
+    makers = {
+        "accuracy": accuracy, "differences": differences, "spend": spend, "frequency": frequency,
+    }  # fmt: skip
+    style: Any = {**matplotlib.rcParamsDefault, **_STYLE, "backend": "agg"}
+    with matplotlib.rc_context(style):
+        return {name: _render(make(analysis)) for name, make in makers.items()}
+
+
+def _render(figure: Figure) -> tuple[bytes, bytes]:
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    # Matplotlib leaves spaces at line ends, which git would complain of in committed figures.
+    return png.getvalue(), b"\n".join(line.rstrip() for line in svg.getvalue().split(b"\n"))
+
+
+def accuracy(analysis: Analysis) -> Figure:
+    """Score against spent FLOPs, with 95 % bands; the base model is the line across."""
+    study = analysis.study
+    unit, name = flop_unit(study.top)
+    figure, axes = _canvas(9.0, 5.2)
+    labels: list[tuple[float, float, str, str]] = []
+    for row in study.rows:
+        points = []
+        for budget in study.budgets:
+            score, spent = analysis.accuracy(row.method, budget), study.spent(row.method, budget)
+            if not isinstance(score, X) and not isinstance(spent, X):
+                points.append((spent / unit, 100 * score.mean, 100 * score.low, 100 * score.high))
+        if not points:
+            continue
+        x, y, low, high = np.array(points).T
+        look = _look(analysis, row)
+        if row.role is Role.BASE:
+            axes.axhspan(low[-1], high[-1], color="#777777", alpha=0.10, lw=0)
+            axes.axhline(y[-1], **(look | {"marker": None, "lw": 1.2}))
+            labels.append((study.top / unit, y[-1], row.title, look["color"]))
+            continue
+        if row.role is Role.METHOD:
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.08, lw=0)
+        axes.plot(x, y, **look)
+        title = row.title if len(points) == len(study.budgets) else f"{row.title} (X)"
+        labels.append((x[-1], y[-1], title, look["color"]))
+    axes.set_xlabel(f"spent FLOPs ({name})")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(f"{study.facts['title']}: accuracy at matched FLOPs", pad=12)
+    ticks = [b / unit for b in study.budgets]
+    if ticks[-1] / ticks[0] >= 6:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
+    _label_ends(axes, labels)
+    _name_missing(figure, analysis)
+    return figure
+
+
+def differences(analysis: Analysis) -> Figure:
+    """Paired differences at the top budget with 95 % intervals, one panel for each reference row."""
+    study = analysis.study
+    against = references(analysis)
+    rows = [r for r in by_score(analysis) if not isinstance(analysis.accuracy(r.method, study.top), X)][::-1]
+    figure, panels = _canvas(9.0, 1.5 + 0.34 * max(3, len(rows)), max(1, len(against)))
+    for axes, reference in zip(panels, against, strict=False):
+        family = analysis.differences(reference.method, study.top)
+        axes.axvline(0, color="#555555", lw=1)
+        for y, row in enumerate(rows):
+            difference, p = family.get(row.method, (None, 1.0))
+            if not isinstance(difference, Difference):
+                continue
+            colour = _look(analysis, row)["color"]
+            low, mean, high = 100 * np.array([difference.low, difference.mean, difference.high])
+            axes.plot([low, high], [y, y], color=colour, lw=2.2, solid_capstyle="round")
+            axes.plot(mean, y, "o", ms=7, mec=colour, mew=1.6, mfc=colour if p < ALPHA else "white")
+        axes.set_title(f"against {reference.title}", pad=8)
+        axes.set_xlabel("difference (percentage points)")
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda v, _: f"{v:+g}".replace("-", MINUS) if v else "0")
+        )
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", visible=True)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+    panels[0].set_yticks(range(len(rows)), [r.title for r in rows])
+    _name_missing(figure, analysis, f"Filled: significant at {ALPHA:g} after Holm. At {flops(study.top)}.")
+    return figure
+
+
+def spend(analysis: Analysis) -> Figure:
+    """What each row spent at the top budget, by account."""
+    study = analysis.study
+    unit, name = flop_unit(study.top)
+    rows = [
+        r for r in study.rows if r.role is not Role.BASE and not study.incomplete(r.method, study.top)
+    ][::-1]  # fmt: skip
+    figure, axes = _canvas(9.0, 1.7 + 0.34 * max(3, len(rows)))
+    left = np.zeros(len(rows))
+    means = [account_means(analysis, r.method) for r in rows]
+    for account in INSIDE:
+        width = np.array([m[account][0] / unit for m in means])
+        if not width.any():
+            continue
+        bars = axes.barh(range(len(rows)), width, left=left, height=0.68, label=account,
+                         color=_ACCOUNTS[account], edgecolor="white", lw=0.6)  # fmt: skip
+        shares = width / np.array([sum(m[a][0] for a in INSIDE) / unit or 1 for m in means])
+        text = [f"{100 * s:.0f} %" if s >= 0.07 else "" for s in shares]
+        dark = account in ("sample", "search", "reward")
+        axes.bar_label(bars, text, label_type="center", color="black" if dark else "white", fontsize=8.5)
+        left += width
+    axes.axvline(study.top / unit, color="#555555", lw=1, ls=(0, (3, 2)))
+    axes.set_yticks(range(len(rows)), [r.title for r in rows])
+    axes.set_xlim(0, 1.02 * study.top / unit)
+    axes.set_xlabel(f"spent FLOPs ({name}); dashed: the budget")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("Spend by account", pad=26)
+    if rows:
+        axes.legend(ncols=len(INSIDE), loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.0,
+                    columnspacing=1.4, borderpad=0.2)  # fmt: skip
+    _name_missing(figure, analysis)
+    return figure
+
+
+def frequency(analysis: Analysis) -> Figure:
+    """How often the problems of each tier were trained on, and how many of them at all."""
+    study = analysis.study
+    visited = {v["method"] for v in study.visits}
+    rows = [r for r in study.rows if r.method in visited and not study.incomplete(r.method, study.top)]
+    tiers = list(study.tiers)
+    totals = np.zeros((3, len(rows), len(tiers)))  # trained, problems, pool
+    for v in study.visits:
+        for i, row in enumerate(rows):
+            if v["method"] == row.method and v["seed"] in study.seeds and v["tier"] in tiers:
+                totals[:, i, tiers.index(v["tier"])] += [v["trained"], v["problems"], v["pool"]]
+    with np.errstate(invalid="ignore"):
+        often, covered = totals[0] / totals[2], 100 * totals[1] / totals[2]
+    figure, panels = _canvas(9.0, 1.6 + 0.36 * max(3, len(rows)), 2)
+    for axes, values, title, form in (
+        (panels[0], often, "Training sequences per pool problem", lambda v: f"{v:.1f}"),
+        (panels[1], covered, "Pool problems trained on (%)", lambda v: f"{v:.0f}"),
+    ):
+        if rows and not np.isnan(values).all():
+            highest = max(float(np.nanmax(values)), 1e-9)
+            axes.imshow(values, cmap="Blues", vmin=0, vmax=highest * 1.15, aspect="auto")
+            for (i, j), v in np.ndenumerate(values):
+                if not np.isnan(v):
+                    colour = "white" if v > 0.62 * highest else "#222222"
+                    axes.text(j, i, form(v), ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(range(len(tiers)), [f"tier {t}" if len(t) < 3 else t for t in tiers])
+        axes.set_title(title, pad=8)
+        axes.hlines(np.arange(len(rows) - 1) + 0.5, -0.5, len(tiers) - 0.5, color="white", lw=1.5)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [r.title for r in rows])
+    _name_missing(figure, analysis, f"At {flops(study.top)}, over all seeds.")
+    return figure
+
+
+# --------------------------------------------------------------------------------------------- helpers
+
+
+def _canvas(width: float, height: float, panels: int = 0) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if not panels:
+        return figure, figure.subplots()
+    return figure, figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+
+
+def _look(analysis: Analysis, row: Row) -> dict[str, Any]:
+    if row.role in _GREYS:
+        colour, dashes = _GREYS[row.role]
+        return {"color": colour, "ls": dashes, "lw": 1.5, "marker": "o", "ms": 3.5}
+    study = analysis.study
+    coloured = [r.method for r in study.rows
+                if r.role not in _GREYS and not study.incomplete(r.method, study.budgets[0])]  # fmt: skip
+    at = coloured.index(row.method)
+    main = row.role is Role.METHOD
+    return {"color": _COLOURS[at % len(_COLOURS)], "marker": _MARKERS[at % len(_MARKERS)],
+            "ls": "-" if main else (0, (6, 1)), "lw": 2.0 if main else 1.2,
+            "ms": 5.5 if main else 4.0}  # fmt: skip
+
+
+def _label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """The name of each line at its right end, moved apart until none overlap."""
+    if not labels:
+        return
+    low, high = axes.get_ylim()
+    gap = (high - low) * 0.042
+    ordered = sorted(labels, key=lambda label: (label[1], label[2]))
+    at = np.array([y for _, y, _, _ in ordered])
+    for _ in range(500):
+        close = gap - np.diff(at)
+        if (close <= 1e-9).all():
+            break
+        push = np.where(close > 0, close / 2, 0)
+        at[:-1] -= push
+        at[1:] += push
+    at += max(0.0, low - at[0])
+    axes.set_ylim(low, max(high, at[-1]))
+    for (x, y, title, colour), where in zip(ordered, at, strict=True):
+        axes.annotate(
+            title, (x, y), xytext=(1.03, where), textcoords=axes.get_yaxis_transform(), va="center",
+            color=colour, fontsize=9, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.6, "relpos": (0, 0.5),
+                        "shrinkA": 1, "shrinkB": 3},
+        )  # fmt: skip
+
+
+def _name_missing(figure: Figure, analysis: Analysis, note: str = "") -> None:
+    study = analysis.study
+    missing = [r.title for r in study.rows if study.incomplete(r.method, study.top)]
+    parts = [note] if note else []
+    if missing:
+        parts.append(f"Incomplete (X): {', '.join(missing)}.")
+    if parts:
+        figure.supxlabel(fill("  ".join(parts), 130), fontsize=8.5, color="#555555", x=0.01, ha="left")

@@ -1,0 +1,151 @@
+"""The public API of a method: what a file in ``baselines/`` imports, and all it imports.
+
+A method is a class whose ``round`` reads like the algorithm box of its paper. It touches the world
+only through the :class:`Lab`, which meters, seeds, journals and logs every call. Hyper-parameters are
+typed fields: the default is the paper's value, the comment beside it says where it comes from, and a
+study overrides them by name (unknown names and wrong types are refused).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from repro.objectives import DPO, SFT, Optimizer, Settings
+from repro.records import Completion, Example, Pair, Problem, Role, Verdict
+
+__all__ = [
+    "DPO", "SFT", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Optimizer", "Pair",
+    "Problem", "Role", "TrainReport", "Unavailable", "Verdict",
+]  # fmt: skip
+
+
+class BudgetSpent(Exception):
+    """The top budget is reached. Raised by Lab calls to end the run; a method never catches it."""
+
+
+class Unavailable(Exception):
+    """The study lacks what the method needs (a gold solution, a warm-start corpus). The run becomes
+    an ``X`` row with this sentence as its reason."""
+
+
+class TrainReport(Settings):
+    """What a training call did. ``loss`` is the mean over its steps."""
+
+    steps: int
+    sequences: int
+    loss: float
+
+
+class Lab(Protocol):
+    """The one gate. Every call is charged to the run's ledger, seeded from a named stream and journaled."""
+
+    problems: Sequence[Problem]  # the training problems, in a fixed order
+    round: int  # 1, 2, ...
+
+    @property
+    def has_process_rewards(self) -> bool:
+        """Whether :meth:`score` is at hand; else methods run verifier-only."""
+
+    @property
+    def budget(self) -> int:
+        """The run's top budget, in FLOPs."""
+
+    @property
+    def spent(self) -> int:
+        """FLOPs spent so far."""
+
+    @property
+    def remaining(self) -> int:
+        """``budget - spent``."""
+
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        n: int | Sequence[int] = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        hint: bool = False,
+        search: bool = False,
+    ) -> list[list[Completion]]:
+        """Verified completions of the current policy, one list per problem, in order.
+
+        ``n`` is the number of completions per problem, or one number for each. ``temperature=0`` is
+        greedy; ``top_k=0`` is off. ``hint`` shows the final answer in the prompt (STaR's
+        rationalisation). ``search`` charges the ``search`` account instead of ``sample`` (probes, grids).
+        """
+
+    def score(self, completions: Sequence[Completion]) -> list[tuple[float, ...]]:
+        """Process rewards in [0, 1], one per reasoning step of each completion (at least one).
+
+        Raises :class:`Unavailable` where the study has no process scorer.
+        """
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-length embeddings, shape ``[len(texts), dimensions]``."""
+
+    def train(
+        self,
+        data: Sequence[Example] | Sequence[Pair],
+        *,
+        optimizer: Optimizer,
+        batch_size: int,
+        objective: SFT | DPO | None = None,
+        start: Literal["base", "current"] = "current",
+        steps: int | None = None,
+        epochs: float | None = None,
+        inherit_optimizer: bool = False,
+        horizon: int | None = None,
+    ) -> TrainReport:
+        """Train on ``data`` and make the result the current policy.
+
+        ``objective`` defaults to SFT for examples and DPO for pairs. Data are shuffled by a named
+        stream and passed over again, reshuffled, when ``steps * batch_size`` exceeds them. With neither
+        ``steps`` nor ``epochs`` the call trains to the end of the run's budget. ``inherit_optimizer``
+        carries Adam moments and the schedule position over from the previous training call, and
+        ``horizon`` is then the schedule's total number of steps over all calls.
+        """
+
+    def step_cost(
+        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: SFT | DPO | None = None
+    ) -> int:
+        """Mean FLOPs of one optimizer step on ``data``; for planning."""
+
+    def gold(self, problems: Sequence[Problem]) -> list[Example]:
+        """Gold solutions as examples. Only for classes that declare ``uses_gold``."""
+
+    def corpus(self, n: int) -> list[Example]:
+        """``n`` fresh rows of the base model's warm-start corpus. Only with ``uses_corpus``."""
+
+    def rng(self, name: str) -> np.random.Generator:
+        """A random stream of this run, round and name: the same name gives the same stream."""
+
+    def log(self, message: str, **values: Any) -> None:
+        """A line in the run's log; numbers as keywords."""
+
+
+class Method(BaseModel, ABC):
+    """Base class of everything in ``baselines/``. Fields are hyper-parameters, class variables facts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""  # citation; empty for controls
+    role: ClassVar[Role] = Role.METHOD
+    per_budget: ClassVar[bool] = False  # plans from its budget, so gets one run per budget
+    uses_gold: ClassVar[bool] = False
+    uses_corpus: ClassVar[bool] = False
+
+    def start(self, lab: Lab) -> Any:
+        """State carried from round to round (in memory; a resumed run rebuilds it by replay)."""
+        return None
+
+    @abstractmethod
+    def round(self, lab: Lab, state: Any) -> None:
+        """One round. Called again and again until the budget is spent."""

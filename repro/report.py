@@ -1,0 +1,114 @@
+"""Rebuild everything that is shown of a study from its records: tables, figures and one HTML page.
+
+No torch, no accelerator, no network: seconds on one core, and the same bytes every time.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+from repro.figures import all_figures
+from repro.files import write_bytes, write_text
+from repro.statistics import BOOTSTRAPS, FLIPS, Analysis, Study, load
+from repro.tables import Table, all_tables, flops
+
+_CAPTIONS = {
+    "accuracy": "Accuracy against spent FLOPs, with 95 % intervals.",
+    "differences": "Paired differences at the top budget, with 95 % intervals.",
+    "spend": "Spent FLOPs by account at the top budget.",
+    "frequency": "What was trained on, by difficulty tier.",
+}
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:72rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
+.lead{color:#555;margin-top:0}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem;margin:0}dt{color:#666}dd{margin:0}
+pre{background:#f5f5f5;padding:.7rem 1rem;border-radius:4px;overflow-x:auto}
+section{overflow-x:auto}
+table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;line-height:1.35}
+caption{text-align:left;font-weight:600;font-size:1rem;padding:.2rem 0 .5rem}
+th,td{padding:.3rem .7rem;text-align:right;vertical-align:top;border-bottom:1px solid #e4e4e4}
+td{white-space:nowrap}
+th{border-bottom:2px solid #999;vertical-align:bottom}td.left,th.left{text-align:left}
+tbody tr:hover{background:#f7f9fc}
+.notes{color:#555;font-size:.84rem;padding-left:1.2rem}
+figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption{color:#555;font-size:.88rem}
+""".strip()
+
+
+def build(records: Path, out: Path) -> None:
+    """Write ``out/tables``, ``out/figures`` and ``out/report.html`` from a records folder.
+
+    Raises UserError naming the file and the column when the records are malformed.
+    """
+    study = load(records)
+    analysis = Analysis(study)
+    tables, figures = all_tables(analysis), all_figures(analysis)
+    page = render(study, tables, {name: svg for name, (_, svg) in figures.items()})
+    for folder in (out / "tables", out / "figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        write_text(out / "tables" / f"{table.name}.md", table.markdown())
+        write_text(out / "tables" / f"{table.name}.csv", table.csv())
+        write_text(out / "tables" / f"{table.name}.tex", table.latex())
+    for name, (png, svg) in figures.items():
+        write_bytes(out / "figures" / f"{name}.png", png)
+        write_bytes(out / "figures" / f"{name}.svg", svg)
+    write_text(out / "report.html", page)
+
+
+def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
+    """The report as one self-contained page; ``figures`` are SVG."""
+    facts, model = study.facts, study.facts["model"]
+    about = {
+        "Score": facts["metric"],
+        "Model": f"{model['description']} ({model['parameters']:,} parameters)",
+        "Budgets": ", ".join(map(flops, study.budgets)),
+        "Training seeds": ", ".join(map(str, study.seeds)),
+        "Test problems": ", ".join(
+            f"{tier}: {int((study.tier_of == i).sum())}" for i, tier in enumerate(study.tiers)
+        )
+        + f"; {study.k} samples each",
+        "Task versions": ", ".join(f"{task} {number}" for task, number in facts["task_version"].items()),
+        "Statistics": f"{BOOTSTRAPS:,} bootstrap draws, {FLIPS:,} sign flips, fixed seed",
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items())),
+    }
+    papers = {row.title: row.paper for row in study.rows if row.paper}
+    shown = {table.name: f"<section>\n{table.html()}</section>\n" for table in tables}
+    pictures = {name: _figure(name, svg) for name, svg in figures.items()}
+    leaderboard = shown.pop("leaderboard")
+    title = html.escape(facts["title"])
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+        '<p class="lead">Self-taught reasoners compared at matched FLOP budgets. A row that is incomplete '
+        "shows X and says why; no mean is taken over what happens to exist.</p>\n"
+        f"{_definitions(about)}"
+        "<h2>Result</h2>\n"
+        + pictures["accuracy"]
+        + leaderboard
+        + pictures["differences"]
+        + "<h2>Details</h2>\n"
+        f"{shown.pop('tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
+        f"{pictures['frequency']}{''.join(shown.values())}"
+        + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")
+        + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts['command'])}</pre>\n</body>\n</html>\n"
+    )
+
+
+def _definitions(entries: dict[str, str]) -> str:
+    lines = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>\n" for k, v in entries.items())
+    return f"<dl>\n{lines}</dl>\n"
+
+
+def _figure(name: str, svg: bytes) -> str:
+    # As an image, not inline: the ids inside one SVG would clash with those of another.
+    data = base64.b64encode(svg).decode()
+    caption = html.escape(_CAPTIONS[name])
+    return (
+        f'<figure id="{name}">\n<img alt="{caption}" src="data:image/svg+xml;base64,{data}">\n'
+        f"<figcaption>{caption}</figcaption>\n</figure>\n"
+    )

@@ -1,0 +1,77 @@
+"""Samplers: prompts in, completions out. Records and the protocol; each engine is a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from repro.errors import UserError
+
+Progress = Callable[[int], None]  # called now and then with the number of completions newly finished
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample. ``temperature=0`` is greedy, ``top_k=0`` and ``top_p=1`` are off; filters apply after
+    the temperature, ``top_k`` before ``top_p``. ``max_tokens`` counts the end-of-text token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and one 64-bit seed for each completion wanted of it."""
+
+    prompt: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion. ``tokens`` includes the end-of-text token when ``finish == "stop"``, ``text`` does not.
+    ``finish == "length"`` is a truncated completion."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The answer to one request; ``samples`` are in the order of its seeds."""
+
+    prompt_tokens: int
+    samples: tuple[Sample, ...]
+
+
+class Sampler(Protocol):
+    """An engine. Each completion is a function of (weights, prompt, seed, params) alone, up to rounding: it
+    does not depend on its neighbours in the batch. The same call on the same machine repeats exactly."""
+
+    def load(self, model_dir: Path) -> None:
+        """Use the weights of this model folder from now on. Raises :class:`~repro.errors.UserError` where
+        it holds no model."""
+
+    def sample(
+        self, requests: Sequence[Request], params: SamplingParams, progress: Progress | None = None
+    ) -> list[Sampled]:
+        """One :class:`Sampled` for each request, in order."""
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a prompt, as every engine and trainer must see it: with the tokenizer's own leading
+    special tokens, unless the text (a rendered chat template) already opens with them.
+    Raises :class:`~repro.errors.UserError` where the prompt has no tokens."""
+    opened = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    ids: list[int] = tokenizer(prompt, add_special_tokens=not opened)["input_ids"]
+    if not ids:
+        raise UserError(
+            f"The tokenizer in {tokenizer.name_or_path} finds no tokens in the prompt {prompt!r}: "
+            "check that the tokenizer files belong to the model."
+        )
+    return ids

@@ -1,0 +1,95 @@
+"""Trainers: batches of token ids in, a model folder out. Records and the protocol; the engine is ``trl``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, cos, pi
+from pathlib import Path
+from typing import Any, Protocol
+
+from repro.errors import UserError
+from repro.objectives import DPO, SFT, Optimizer
+from repro.sampling import prompt_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A supervised row, in token ids. The loss is on ``response``, whose last token is end-of-text unless it
+    was cut."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """A preference pair, in token ids; each side as :class:`Row`'s response."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+def encode(tokenizer: Any, prompt: str, response: str, max_length: int) -> Row:
+    """The row of ``prompt`` and ``response``, tokenised apart so that the prompt has the ids it was sampled
+    from, with end-of-text at the end.
+
+    A row longer than ``max_length`` loses the end of its response, and with it end-of-text, so that the model
+    does not learn to stop there. Raises :class:`~repro.errors.UserError` where the prompt alone fills it.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer in {tokenizer.name_or_path} has no end-of-text token: set eos_token.")
+    before = prompt_ids(tokenizer, prompt)
+    if len(before) >= max_length:
+        raise UserError(
+            f"A prompt has {len(before)} tokens and the trainer's max_length is {max_length}: raise it "
+            f"or leave the problem out (it begins {prompt[:60]!r})."
+        )
+    after = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return Row(tuple(before), tuple(after[: max_length - len(before)]))
+
+
+class Trainer(Protocol):
+    """An engine that trains one model folder into another."""
+
+    def train(
+        self,
+        model_dir: Path,
+        batches: Sequence[Sequence[Row]] | Sequence[Sequence[PairRow]],
+        objective: SFT | DPO,
+        optimizer: Optimizer,
+        out_dir: Path,
+        *,
+        snapshots: Mapping[int, Path] | None = None,
+        inherit: Path | None = None,
+        horizon: int | None = None,
+        seed: int = 0,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> float:
+        """Train on ``batches``, one optimizer step each, exactly in this order; the mean of their losses.
+
+        ``out_dir`` receives the model folder and ``optimizer.safetensors`` (Adam moments and step count).
+        ``snapshots[s]`` receives the model folder as it is after ``s`` steps of this call. ``inherit`` is a
+        folder that an earlier call wrote: its moments and step count carry over, so that the schedule goes on
+        where it was. ``horizon`` is the schedule's number of steps, earlier calls included; by default it
+        ends with this call. ``on_step(s, loss)`` is called after each step. DPO's reference is the model in
+        ``model_dir``. On one thread (or one GPU in deterministic mode) the result is a function of the
+        arguments, bit for bit.
+
+        Raises :class:`~repro.errors.RunFailed` for a loss or gradient that is not finite (before the step is
+        taken), :class:`~repro.errors.UserError` for an ``inherit`` folder without fitting moments or a
+        schedule that is over too early.
+        """
+
+
+def learning_rate_factor(step: int, optimizer: Optimizer, horizon: int) -> float:
+    """What the learning rate is multiplied by at ``step`` (from 0) of ``horizon``: the rules of transformers'
+    schedules of the same names. Warm-up rises from 0, ``linear`` and ``cosine`` end at 0."""
+    warmup = optimizer.warmup_steps + ceil(optimizer.warmup_ratio * horizon)
+    if step < warmup:
+        return step / warmup
+    if optimizer.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, horizon - warmup))
+    return 1.0 - progress if optimizer.schedule == "linear" else (1.0 + cos(pi * progress)) / 2

@@ -1,0 +1,108 @@
+"""The shape of the code: who may import whom, and what may not be called at all."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = sorted((ROOT / "repro").rglob("*.py"))
+BASELINES = sorted((ROOT / "baselines").glob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+
+# Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
+LAYERS = [
+    {"errors", "files", "records", "seeds", "flops", "objectives"},
+    {"config"},
+    {"problems", "sampling", "verify", "rewards", "training"},
+    {"ledger", "journal", "base_model", "evaluation"},
+    {"method"},
+    {"discovery", "lab"},
+    {"run"},
+    {"collect"},
+]
+# From records to the report there is a way of its own, which knows nothing of running.
+REPORTING = ["statistics", "tables", "figures", "report"]
+BELOW_REPORTING = {"errors", "files", "records"}
+
+
+def modules(path: Path) -> Iterator[str]:
+    """Names of all that a file imports, wherever in it; ``repro.x`` for ``from repro import x``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            if node.module == "repro":
+                yield from (f"repro.{alias.name}" for alias in node.names if alias.name != "__version__")
+            else:
+                yield node.module or ""
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "repro").parts[0].removesuffix(".py")
+
+
+def rooms() -> dict[str, set[str]]:
+    """Room -> the other rooms it imports."""
+    graph: dict[str, set[str]] = {}
+    for path in LIBRARY:
+        found = {name.split(".")[1] for name in modules(path) if name.startswith("repro.")}
+        graph.setdefault(room(path), set()).update(found - {room(path)})
+    return graph
+
+
+def test_every_room_has_its_layer() -> None:
+    known = set().union(*LAYERS, REPORTING, {"cli", "__init__"})
+    assert set(rooms()) == known
+
+
+def test_layers_import_only_downwards() -> None:
+    graph = rooms()
+    below: set[str] = set()
+    for layer in LAYERS:
+        below |= layer
+        for name in layer:
+            assert graph[name] <= below, f"{name} imports {graph[name] - below}"
+    below = set(BELOW_REPORTING)
+    for name in REPORTING:
+        assert graph[name] <= below, f"{name} imports {graph[name] - below}"
+        below.add(name)
+
+
+def test_there_are_no_circles() -> None:
+    list(TopologicalSorter(rooms()).static_order())  # raises CycleError
+
+
+def test_a_method_imports_only_its_interface() -> None:
+    allowed = {"repro.method", "numpy", "sklearn"}
+    for path in BASELINES:
+        for name in modules(path):
+            top = name.split(".")[0]
+            assert name in allowed or top in allowed or top in sys.stdlib_module_names, f"{path.name}: {name}"
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *BASELINES, *BENCHMARKS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_executes_text_or_unpickles(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = dotted(node.func)
+            assert called not in {"eval", "exec", "compile", "__import__", "torch.load", "yaml.load"}, called
+            assert called.split(".")[-1] not in {"sympify", "parse_expr", "read_pickle", "literal_eval"}, (
+                called
+            )
+            assert not any(keyword.arg == "trust_remote_code" for keyword in node.keywords)
+            assert not any(keyword.arg == "allow_pickle" for keyword in node.keywords)
+    unpicklers = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    assert not unpicklers & {name.split(".")[0] for name in modules(path)}

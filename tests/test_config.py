@@ -1,0 +1,136 @@
+"""Studies: what ships loads, and each kind of mistake gives one sentence naming file, key and mend."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from repro.config import load_study
+from repro.discovery import BASELINES, load_method, method_ids
+from repro.errors import UserError
+
+STUDIES = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "studies").glob("*.yaml"))
+GOOD: dict[str, Any] = {
+    "name": "tiny",
+    "title": "Tiny",
+    "seeds": [0, 1],
+    "budgets": ["1e9", 2.0e9],
+    "problems": {"source": "ladder", "train": 40, "test": 20},
+    "base_model": {
+        "source": "warm_start", "config": {"hidden_size": 8}, "hinted": 0.1, "steps": 2, "batch_size": 4,
+        "optimizer": {"learning_rate": 0.001},
+    },
+    "sampling": {"max_tokens": 16},
+    "evaluation": {"tasks": ["ladder_greedy"]},
+}  # fmt: skip
+GSM8K = {"source": "gsm8k", "train": 1, "test": 1}
+REAL = {"problems": GSM8K, "base_model": {"source": "random", "config": {"model_type": "qwen2"}}}
+MISSING = object()
+
+
+def load(tmp_path: Path, **changes: Any) -> Any:
+    """The good study with changes at dotted keys (``__`` for the dot)."""
+    values = deepcopy(GOOD)
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        place = values
+        for section in sections:
+            place = place[section]
+        if value is MISSING:
+            del place[last]
+        else:
+            place[last] = value
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    return load_study(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_that_ships_loads_with_its_methods(path: Path) -> None:
+    study = load_study(path)
+    assert study.name == path.stem
+    names = method_ids(study)
+    assert names
+    for name in names:
+        load_method(study, name)
+
+
+def test_defaults_and_numbers_as_people_write_them(tmp_path: Path) -> None:
+    study = load(tmp_path)
+    assert study.budgets == [10**9, 2 * 10**9] and study.methods == "all"
+    assert study.prompt.template == "{question}" and study.process_rewards is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sampling__max_token": 3}, "unknown key `sampling.max_token`; known here: batch_size, chunk"),
+        ({"problems__size": 3}, "unknown key `problems.size`; known here: source, train, validation"),
+        ({"base_model__optimizer__lr": 1}, "unknown key `base_model.optimizer.lr`; known here: learn"),
+        ({"colour": "red"}, "unknown key `colour`; known here: name, title, seeds"),
+        ({"seeds": MISSING}, "key `seeds` is missing; add it"),
+        ({"sampling__max_tokens": MISSING}, "key `sampling.max_tokens` is missing; add it"),
+        ({"sampling__max_tokens": 0}, "`sampling.max_tokens`: Input should be greater than 0 (it is 0)"),
+        ({"sampling__dtype": "half"}, "`sampling.dtype`: Input should be 'float32' or 'bfloat16' (it"),
+        ({"budgets": [2, 1]}, "budgets must ascend without repeats, not [2, 1]"),
+        ({"budgets": [1, 1]}, "budgets must ascend without repeats, not [1, 1]"),
+        ({"budgets": ["many"]}, "`budgets.0`: Input should be a valid integer"),
+        ({"budgets": [float("inf")]}, "`budgets.0`: Input should be"),
+        ({"budgets": []}, "`budgets`: List should have at least 1 item"),
+        ({"seeds": [3, 3]}, "seeds repeat: [3, 3]"),
+        ({"name": "My Study"}, "`name`: String should match pattern"),
+        ({"problems__source": "math"}, "`problems`: Input tag 'math'"),
+        ({"problems": {**GSM8K, "folder": 5}}, "`problems.folder`: Input is not a valid path"),
+        ({"problems": GSM8K}, "base_model.source warm_start needs problems.source ladder"),
+        ({**REAL, "process_rewards": "ladder"}, "process_rewards ladder can only score"),
+        ({"prompt": {"template": "Solve it."}}, "`prompt`: template must contain {question}"),
+        ({"prompt": {"hinted": "{question}"}}, "`prompt`: hinted must contain {question} and {answer}"),
+        ({"base_model": {"source": "folder"}}, "key `base_model.path` is missing; add it"),
+        ({"base_model__optimizer__learning_rate": -1}, "`base_model.optimizer.learning_rate`: Input should"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_said_in_one_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, **changes)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'study.yaml'}: {sentence}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: tiny\nseeds: [0", "study.yaml, line 2: not YAML"),
+        ("- a\n- b\n", "study.yaml: a study is a mapping of keys"),
+        ("", "study.yaml: a study is a mapping of keys"),
+    ],
+)
+def test_files_that_are_no_study(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_study(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_a_path_that_is_no_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be read .* name a study"):
+        load_study(tmp_path / name)
+
+
+def test_mistakes_about_methods(tmp_path: Path) -> None:
+    name = min(path.stem for path in BASELINES.glob("[!_]*.py"))
+    with pytest.raises(
+        UserError, match=r"study tiny: `methods` names `nobody`, but baselines/nobody\.py does not"
+    ):
+        method_ids(load(tmp_path, methods=[name, "nobody"]))
+    with pytest.raises(UserError, match="study tiny: `hyperparameters` names `nobody`"):
+        method_ids(load(tmp_path, hyperparameters={"nobody": {}}))
+    with pytest.raises(
+        UserError, match=rf"study tiny, hyperparameters\.{name}: unknown key `colour`; known here: "
+    ):
+        load_method(load(tmp_path, hyperparameters={name: {"colour": 1}}), name)
+    with pytest.raises(UserError, match=rf"hyperparameters\.{name}: `batch_size`: .* \(it is 'big'\)"):
+        load_method(load(tmp_path, hyperparameters={name: {"batch_size": "big"}}), name)

@@ -1,0 +1,407 @@
+"""FLOPs equal torch's ``FlopCounterMode`` on the meta device (no weights, no GPU), integer for integer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from repro.errors import UserError
+from repro.flops import (
+    DPO_PASSES,
+    FORWARD_PASSES,
+    TRAINING_PASSES,
+    ModelShape,
+    Tally,
+    flops,
+    papers_flops,
+    sample_tally,
+    sequence_tally,
+)
+
+
+def config(model_type, hidden, layers, heads, kv_heads, mlp, vocab, tied=None, **more):
+    sizes = {
+        "model_type": model_type,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": mlp,
+        "vocab_size": vocab,
+    }
+    return sizes | ({} if tied is None else {"tie_word_embeddings": tied}) | more
+
+
+POCKET = config("llama", 128, 4, 4, 1, 384, 160, tied=True, head_dim=32)
+QWEN_05 = config("qwen2", 896, 24, 14, 2, 4864, 151936, tied=True)
+
+# Sizes as in the published config.json (keys that they leave out are left out), with the published counts.
+REAL = {
+    "Qwen2.5-0.5B": (QWEN_05, 494_032_768),
+    "Qwen2.5-1.5B": (config("qwen2", 1536, 28, 12, 2, 8960, 151936, tied=True), 1_543_714_304),
+    "Qwen2.5-3B": (config("qwen2", 2048, 36, 16, 2, 11008, 151936, tied=True), 3_085_938_688),
+    "Qwen2.5-7B": (config("qwen2", 3584, 28, 28, 4, 18944, 152064, tied=False), 7_615_616_512),
+    "Llama-3.2-1B": (config("llama", 2048, 16, 32, 8, 8192, 128256, tied=True, head_dim=64), 1_235_814_400),
+    "Llama-3.2-3B": (config("llama", 3072, 28, 24, 8, 8192, 128256, tied=True, head_dim=128), 3_212_749_824),
+    "Llama-3.1-8B": (config("llama", 4096, 32, 32, 8, 14336, 128256, tied=False), 8_030_261_248),
+    "Mistral-7B": (config("mistral", 4096, 32, 32, 8, 14336, 32000, tied=False), 7_241_732_096),
+    "Gemma-7B": (config("gemma", 3072, 28, 16, 16, 24576, 256000, head_dim=256), 8_537_680_896),
+}
+every_real_model = pytest.mark.parametrize(("sizes", "parameters"), REAL.values(), ids=REAL.keys())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What torch counts
+
+
+def build(sizes: dict, attention: str = "eager") -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**sizes), attn_implementation=attention)
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """What ``FlopCounterMode`` has counted so far, less the rotary tables, which no convention charges."""
+    with FlopCounterMode(display=False) as counter:
+
+        def so_far() -> int:
+            rotary = [n for name, n in counter.flop_counts.items() if name.endswith(".rotary_emb")]
+            return counter.get_total_flops() - sum(sum(n.values()) for n in rotary)
+
+        yield so_far
+
+
+def forward(model: PreTrainedModel, batch: int, length: int, **more) -> torch.Tensor:
+    # A four-dimensional mask keeps transformers from reading values, which meta tensors do not have.
+    ids = torch.zeros(batch, length, dtype=torch.long, device="meta")
+    mask = torch.zeros(1, 1, 1, 1, device="meta")
+    return model(input_ids=ids, attention_mask=mask, **more).logits
+
+
+def count_training(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:
+    """FLOPs of (the forward pass, forward and backward together)."""
+    with counting() as so_far:
+        loss = forward(model, batch, length, use_cache=False).sum()
+        forward_only = so_far()
+        loss.backward()
+        return forward_only, so_far()
+
+
+def count_reference(model: PreTrainedModel, batch: int, length: int) -> int:
+    with counting() as so_far, torch.no_grad():
+        forward(model, batch, length, use_cache=False)
+        return so_far()
+
+
+def count_sampling(model: PreTrainedModel, prompt: int, completions: list[int]) -> int:
+    """One prefill, then the decoding steps of each completion over the prompt's cache."""
+    cache = DynamicCache(config=model.config)
+    with counting() as so_far, torch.no_grad():
+        forward(model, 1, prompt, past_key_values=cache, logits_to_keep=1)
+        for length in completions:
+            for step in range(1, length):
+                forward(model, 1, 1, past_key_values=cache, logits_to_keep=1)
+                assert cache.get_seq_length() == prompt + step
+            if length > 1:
+                cache.crop(-(length - 1))
+        return so_far()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# ... and the same from a tally: torch counts the full square of attention, the suite the causal half
+
+
+def square(tally: Tally) -> Tally:
+    """Of full sequences: T*T = 2 * T*(T+1)/2 - T."""
+    return replace(tally, pairs=2 * tally.pairs - tally.tokens)
+
+
+def square_prefill(tally: Tally, prompt: int) -> Tally:
+    """Decoding steps have one query, so only the prefill's P*(P+1)/2 becomes P*P."""
+    return replace(tally, pairs=tally.pairs + prompt * (prompt - 1) // 2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The pocket model, by hand and by torch
+#
+#   q, k, v   128 * 32 * (4 + 2*1)           =  24,576
+#   o         4 * 32 * 128                   =  16,384
+#   MLP       3 * 128 * 384                  = 147,456
+#   W         4 * (24,576 + 16,384 + 147,456) = 753,664
+#   H         128 * 160                      =  20,480
+#   per pair  4 * 4 layers * 4 heads * 32    =   2,048
+#   norms     128 * (2*4 + 1)                =   1,152
+#   parameters, tied: 753,664 + 20,480 + 1,152 = 775,296
+
+
+def test_pocket_parameters():
+    assert ModelShape.from_config(POCKET).parameters == 775_296
+    assert build(POCKET).num_parameters() == 775_296
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_pocket_sft(attention):
+    # One sequence of 3 + 2 = 5 tokens, 1+2+3+4+5 = 15 pairs:
+    #   body 2 * 753,664 * 5 = 7,536,640;  head 2 * 20,480 * 5 = 204,800;  attention 2,048 * 15 = 30,720
+    #   forward 7,772,160;  training 3 * 7,772,160 = 23,316,480
+    shape, tally = ModelShape.from_config(POCKET), sequence_tally([(3, 2)])
+    assert flops(shape, tally, FORWARD_PASSES) == 7_772_160
+    assert flops(shape, tally, TRAINING_PASSES) == 23_316_480
+    # In torch's square 25 pairs, 10 more: 3 * 2,048 * 10 = 61,440; 23,316,480 + 61,440 = 23,377,920
+    assert flops(shape, square(tally), TRAINING_PASSES) == 23_377_920
+    assert count_training(build(POCKET, attention), 1, 5)[1] == 23_377_920
+
+
+def test_pocket_dpo():
+    # Chosen 3 + 2 = 5 tokens, rejected 3 + 4 = 7: 12 tokens, 15 + 28 = 43 pairs:
+    #   body 2 * 753,664 * 12 = 18,087,936;  head 2 * 20,480 * 12 = 491,520;  attention 2,048 * 43 = 88,064
+    #   forward 18,667,520;  policy 3x + reference 1x = 74,670,080
+    shape, tally, model = ModelShape.from_config(POCKET), sequence_tally([(3, 2), (3, 4)]), build(POCKET)
+    assert flops(shape, tally, DPO_PASSES) == 74_670_080
+    # Each side alone, since torch would count a batch's padding.
+    policy = count_training(model, 1, 5)[1] + count_training(model, 1, 7)[1]
+    reference = count_reference(model, 1, 5) + count_reference(model, 1, 7)
+    assert policy + reference == flops(shape, square(tally), DPO_PASSES)
+    assert reference == flops(shape, square(tally), FORWARD_PASSES)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_pocket_sampling(attention):
+    # A prompt of 7 tokens, three completions of 3, 1 and 2: 2 + 0 + 1 decoding steps.
+    #   tokens 7 + 3 = 10;  logits 1 + 3 = 4;  pairs 28 + (8 + 9) + (8) = 53
+    #   body 2 * 753,664 * 10 = 15,073,280;  head 2 * 20,480 * 4 = 163,840;  attention 2,048 * 53 = 108,544
+    shape, tally = ModelShape.from_config(POCKET), sample_tally(7, [3, 1, 2])
+    assert (tally.tokens, tally.logits, tally.pairs) == (10, 4, 53)
+    assert flops(shape, tally, FORWARD_PASSES) == 15_345_664
+    counted = count_sampling(build(POCKET, attention), 7, [3, 1, 2])
+    assert counted == flops(shape, square_prefill(tally, 7), FORWARD_PASSES)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Qwen2.5-0.5B, by hand
+#
+#   q, k, v   896 * 64 * (14 + 2*2)          =     1,032,192
+#   o         14 * 64 * 896                  =       802,816
+#   MLP       3 * 896 * 4,864                =    13,074,432
+#   W         24 * 14,909,440                =   357,826,560
+#   H         896 * 151,936                  =   136,134,656
+#   per pair  4 * 24 layers * 14 heads * 64  =        86,016
+#   biases    24 * 64 * (14 + 2*2)           =        27,648
+#   norms     896 * (2*24 + 1)               =        43,904
+#   parameters, tied: 357,826,560 + 136,134,656 + 27,648 + 43,904 = 494,032,768
+
+
+def test_qwen_by_hand():
+    # An SFT batch of 120 + 200 and 80 + 100 tokens: 500 tokens,
+    #   pairs 320*321/2 + 180*181/2 = 51,360 + 16,290 = 67,650
+    #   body 2 * 357,826,560 * 500 = 357,826,560,000;  head 2 * 136,134,656 * 500 = 136,134,656,000
+    #   attention 86,016 * 67,650 = 5,818,982,400;  forward 499,780,198,400;  training 1,499,340,595,200
+    # The papers' convention: 2 sequences padded to 320 are 640 tokens; 6 * 494,032,768 * 640
+    shape, tally = ModelShape.from_config(QWEN_05), sequence_tally([(120, 200), (80, 100)])
+    assert flops(shape, tally, TRAINING_PASSES) == 1_499_340_595_200
+    assert papers_flops(shape, tally, TRAINING_PASSES) == 1_897_085_829_120
+    # Four completions of 200 tokens from a prompt of 120: 120 + 4*199 = 916 tokens, 1 + 4*199 = 797 logits,
+    #   pairs 7,260 + 4 * (319*320/2 - 7,260) = 7,260 + 4 * 43,780 = 182,380
+    #   body 2 * 357,826,560 * 916 = 655,538,257,920;  head 2 * 136,134,656 * 797 = 216,998,641,664
+    #   attention 86,016 * 182,380 = 15,687,598,080;  in all 888,224,497,664
+    # The papers' convention, prompts padded to 150: 4 * (150 + 200) = 1,400 tokens; 2 * 494,032,768 * 1,400
+    tally = sample_tally(120, [200] * 4, padded_prompt=150)
+    assert flops(shape, tally, FORWARD_PASSES) == 888_224_497_664
+    assert papers_flops(shape, tally, FORWARD_PASSES) == 1_383_291_750_400
+
+
+@every_real_model
+def test_real_models(sizes, parameters):
+    """Full depth: parameters, SFT forward and backward, DPO with its reference."""
+    shape, model = ModelShape.from_config(sizes), build(sizes)
+    assert shape.parameters == parameters == sum(p.numel() for p in model.parameters())
+    tally = square(sequence_tally([(4, 3), (5, 2)]))  # chosen and rejected of one length: no padding
+    reference, policy = count_training(model, 2, 7)  # the reference repeats the policy's forward pass
+    assert policy == flops(shape, tally, TRAINING_PASSES)
+    assert policy + reference == flops(shape, tally, DPO_PASSES)
+
+
+@every_real_model
+def test_real_models_sample(sizes, parameters):
+    """Full width; two layers, as more of the same add only time."""
+    sizes = sizes | {"num_hidden_layers": 2}
+    shape, tally = ModelShape.from_config(sizes), square_prefill(sample_tally(7, [3, 1, 2]), 7)
+    assert count_sampling(build(sizes), 7, [3, 1, 2]) == flops(shape, tally, FORWARD_PASSES)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        config("llama", 64, 2, 4, 2, 96, 50, attention_bias=True, mlp_bias=True),
+        config("llama", 64, 2, 4, 2, 96, 50, attention_bias=True, tied=True),
+        config("llama", 64, 2, 4, 4, 96, 50, head_dim=None),
+        config("qwen2", 64, 2, 4, 2, 96, 50, head_dim=24),
+        config("mistral", 64, 2, 4, 2, 96, 50, head_dim=24, sliding_window=8),
+        config("gemma", 64, 2, 4, 1, 96, 50, head_dim=32, attention_bias=True),
+        config("gemma", 64, 2, 4, 1, 96, 50, head_dim=32, tied=False),
+    ],
+)
+def test_parameters_of_odd_configs(sizes):
+    assert ModelShape.from_config(sizes).parameters == sum(p.numel() for p in build(sizes).parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Configs that cannot be read
+
+
+def test_unsupported_architecture():
+    with pytest.raises(UserError, match=r"models/x/config\.json: model_type 'mamba' is not supported"):
+        ModelShape.from_config(POCKET | {"model_type": "mamba"}, where="models/x/config.json")
+    with pytest.raises(UserError, match="model_type None"):
+        ModelShape.from_config({})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "vocab_size",
+    ],
+)
+def test_missing_key(key):
+    with pytest.raises(UserError, match=f"'{key}' is missing"):
+        ModelShape.from_config({name: value for name, value in POCKET.items() if name != key})
+
+
+@pytest.mark.parametrize("value", [None, "128", 128.0, True, 0, -1])
+def test_bad_size(value):
+    with pytest.raises(UserError, match="'hidden_size' is"):
+        ModelShape.from_config(POCKET | {"hidden_size": value})
+
+
+def test_gemma_needs_its_head_size():
+    sizes = REAL["Gemma-7B"][0]
+    with pytest.raises(UserError, match="'head_dim' is missing"):
+        ModelShape.from_config({name: value for name, value in sizes.items() if name != "head_dim"})
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Tallies
+
+shapes = st.builds(ModelShape, *[st.integers(1, 10**6)] * 7, parameters=st.integers(1, 10**12))
+prompts = st.integers(1, 300)
+completion_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=6)
+batches = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), max_size=6)
+tallies = st.one_of(st.builds(sample_tally, prompts, completion_lengths), st.builds(sequence_tally, batches))
+passes = st.sampled_from([FORWARD_PASSES, TRAINING_PASSES, DPO_PASSES])
+conventions = st.sampled_from([flops, papers_flops])
+
+
+@given(shapes, tallies, tallies, passes, conventions)
+def test_flops_add_up(shape, a, b, passes, convention):
+    assert a + b == b + a
+    assert a + Tally.zero() == a == sum([a], Tally.zero())
+    assert convention(shape, a + b, passes) == convention(shape, a, passes) + convention(shape, b, passes)
+    assert convention(shape, a, passes) == passes * convention(shape, a, FORWARD_PASSES)
+
+
+@given(prompts, completion_lengths, st.data())
+def test_completions_share_one_prefill(prompt, completions, data):
+    """Charged together or in two calls: the second call pays the prefill again, and nothing else."""
+    cut = data.draw(st.integers(1, len(completions)))
+    parts = sample_tally(prompt, completions[:cut]) + sample_tally(prompt, completions[cut:])
+    whole = sample_tally(prompt, completions)
+    again = sample_tally(prompt, [1]) if cut < len(completions) else Tally.zero()
+    for count in ("tokens", "logits", "pairs"):
+        assert getattr(parts, count) - getattr(whole, count) == getattr(again, count)
+    for count in ("sequences", "prompt_tokens", "completion_tokens", "padded"):
+        assert getattr(parts, count) == getattr(whole, count)
+    assert whole == sample_tally(prompt, list(reversed(completions)))
+
+
+@given(prompts, st.integers(1, 300))
+def test_sampling_is_a_forward_pass_but_for_the_last_token(prompt, completion):
+    """The last token is never fed back: the body costs what a forward pass over the others costs."""
+    sampled, read = sample_tally(prompt, [completion]), sequence_tally([(prompt, completion - 1)])
+    assert (sampled.tokens, sampled.pairs) == (read.tokens, read.pairs)
+    assert sampled.logits == completion
+
+
+@given(prompts, completion_lengths, st.integers(1, 50))
+def test_longer_costs_more(prompt, completions, more):
+    shape = ModelShape.from_config(POCKET)
+    base = flops(shape, sample_tally(prompt, completions), FORWARD_PASSES)
+    longer = [completions[0] + more, *completions[1:]]
+    assert flops(shape, sample_tally(prompt, longer), FORWARD_PASSES) > base
+    # Another completion of one token is read off the prefill.
+    assert flops(shape, sample_tally(prompt, [*completions, 1]), FORWARD_PASSES) == base
+    assert flops(shape, sample_tally(prompt + more, completions), FORWARD_PASSES) > base
+
+
+@given(batches)
+def test_batches_add_up_but_for_padding(batch):
+    whole, parts = sequence_tally(batch), sum((sequence_tally([row]) for row in batch), Tally.zero())
+    assert replace(whole, padded=0) == replace(parts, padded=0)
+    assert parts.padded == whole.tokens <= whole.padded
+
+
+def test_padded_counts_of_the_papers():
+    assert sample_tally(120, [10, 30], padded_prompt=650).padded == 2 * 650 + 40
+    assert sample_tally(120, [10, 30]).padded == 2 * 120 + 40
+    assert sequence_tally([(3, 2), (3, 9)]).padded == 2 * 12
+
+
+def test_a_model_without_lm_head():
+    tally = sequence_tally([(3, 2), (3, 9)], logits=0)
+    assert tally == replace(sequence_tally([(3, 2), (3, 9)]), logits=0)
+
+
+def test_nothing_costs_nothing():
+    assert sample_tally(100, []) == sequence_tally([]) == Tally.zero()
+
+
+@pytest.mark.parametrize("bad", [(0, [1]), (5, [0]), (5, [3, -1]), (5, [1], 4)])
+def test_impossible_sampling(bad):
+    with pytest.raises(ValueError, match="impossible lengths"):
+        sample_tally(*bad)
+
+
+@pytest.mark.parametrize("bad", [[(0, 0)], [(5, -1)], [(-1, 5)]])
+def test_impossible_batch(bad):
+    with pytest.raises(ValueError, match="impossible"):
+        sequence_tally(bad)
+
+
+@given(shapes, tallies)
+def test_json_round_trip(shape, tally):
+    assert ModelShape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
+    assert Tally.from_json(json.loads(json.dumps(tally.to_json()))) == tally
+
+
+def test_counts_from_a_table_do_not_overflow():
+    """numpy's integers, as pandas returns them, wrap around at 9.2e18, which a 7B model's FLOPs soon pass."""
+    shape = ModelShape.from_config(REAL["Qwen2.5-7B"][0])
+    row = {name: np.int64(n) for name, n in sequence_tally([(10**3, 10**3)]).to_json().items()}
+    tally = replace(Tally.from_json(row), tokens=np.int64(10**10), pairs=np.int64(10**13))
+    body, head, attention = shape.body_weights * 10**10, shape.head_weights * 2000, 2 * 28 * 28 * 128 * 10**13
+    assert flops(shape, tally, TRAINING_PASSES) == 6 * (body + head + attention) > 2**63
+    with pytest.raises(TypeError):
+        replace(tally, tokens=1.0)
+    with pytest.raises(ValueError, match="tokens is -1"):
+        replace(tally, tokens=-1)
+
+
+def test_needs_no_torch():
+    code = "import sys, repro.flops; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,530 @@
+"""The Lab's promises, kept before engines that live in memory.
+
+The weights of a fake model are a digest of all batches behind them, so that a checkpoint tells exactly which
+steps it has seen. The oracle of every budget is the same script played with a budget that cuts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from repro import files
+from repro.errors import UserError
+from repro.flops import DPO_PASSES, TRAINING_PASSES, ModelShape, flops, sample_tally, sequence_tally
+from repro.lab import Engines, Lab
+from repro.ledger import Entry, by_account
+from repro.method import DPO, BudgetSpent, Example, Optimizer, Pair, Problem, Unavailable
+from repro.problems import ProblemSet
+from repro.records import Gold, Verdict
+from repro.rewards.ladder import LadderScorer
+from repro.sampling import Request, Sample, Sampled, SamplingParams
+from repro.seeds import stream_seed
+from repro.training import PairRow, Row
+
+CONFIG = {
+    "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1,
+    "num_key_value_heads": 1, "intermediate_size": 4, "vocab_size": 40,
+}  # fmt: skip
+SHAPE = ModelShape.from_config(CONFIG)
+PLENTY = 10**15
+ADAM = Optimizer(learning_rate=1e-3)
+WORDS = [f"w{i}" for i in range(32)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "base"
+    folder.mkdir()
+    vocabulary = {word: i for i, word in enumerate(["<eos>", "<unk>", "(", ")", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "weights").write_text("base")
+    files.seal(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_fsync() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)  # nobody cuts the power here
+        yield
+
+
+# --- the fake engines -------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """As a kill: no handler of the suite takes it for its own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a budget may cut before: one request, or one optimizer step."""
+
+    cost: int
+    weights: str  # after it
+    step: bool
+
+
+@dataclass
+class World:
+    """The engines. ``crash`` numbers the entry (sampler, verifier, each training step) that dies."""
+
+    crash: int = 0
+    entries: int = 0
+    finished: int = 0  # calls of the sampler with its verifier, and of the trainer
+    requests: list[Request] = field(default_factory=list)
+    rows: list[Row | PairRow] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    starts: list[tuple[str, str]] = field(default_factory=list)  # of trainings: weights, inherited folder
+    weights: str = ""
+
+    def enter(self) -> None:
+        self.entries += 1
+        if self.entries == self.crash:
+            raise Crash
+
+    def load(self, model_dir: Path) -> None:
+        self.weights = (model_dir / "weights").read_text()
+
+    def sample(
+        self, requests: Sequence[Request], params: SamplingParams, progress: Any = None
+    ) -> list[Sampled]:
+        self.enter()
+        drawn = []
+        for request in requests:
+            prompt = len(request.prompt.split())
+            samples = tuple(self.complete(request.prompt, seed) for seed in request.seeds)
+            cost = flops(SHAPE, sample_tally(prompt, [sample.tokens for sample in samples]), 1)
+            self.parts.append(Part(cost, self.weights, step=False))
+            drawn.append(Sampled(prompt, samples))
+        self.requests += requests
+        return drawn
+
+    def complete(self, prompt: str, seed: int) -> Sample:
+        number = stream_seed(self.weights, prompt, seed)
+        words = [WORDS[number >> 5 * i & 31] for i in range(number % 7 + 1)]
+        return Sample(" ".join(words), len(words) + 1, "stop")
+
+    def verify(self, texts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        self.enter()
+        self.finished += 1
+        right = [stream_seed(text, answer) % 2 for text, answer in zip(texts, answers, strict=True)]
+        return [Verdict.CORRECT if each else Verdict.WRONG for each in right]
+
+    def train(
+        self,
+        model_dir: Path,
+        batches: Sequence[Sequence[Row | PairRow]],
+        objective: Any,
+        optimizer: Optimizer,
+        out_dir: Path,
+        *,
+        snapshots: Mapping[int, Path] | None = None,
+        inherit: Path | None = None,
+        horizon: int | None = None,
+        seed: int = 0,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> float:
+        weights = (model_dir / "weights").read_text()
+        self.starts.append((weights, inherit.name if inherit else ""))
+        if inherit:
+            weights = files.digest(weights, (inherit / "weights").read_text())
+        for step, batch in enumerate(batches, 1):
+            self.enter()
+            weights = files.digest(weights, [repr(row) for row in batch])
+            self.parts.append(Part(sum(map(cost_of, batch)), weights, step=True))
+            self.rows += batch
+            if snapshots and step in snapshots:
+                write_weights(snapshots[step], weights)
+            if on_step:
+                on_step(step, 1.0)
+        write_weights(out_dir, weights)
+        self.finished += 1
+        return len(batches) / 7
+
+
+def write_weights(folder: Path, weights: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(weights)
+
+
+def cost_of(row: Row | PairRow) -> int:
+    if isinstance(row, Row):
+        return flops(SHAPE, sequence_tally([(len(row.prompt), len(row.response))]), TRAINING_PASSES)
+    sides = [(len(row.prompt), len(side)) for side in (row.chosen, row.rejected)]
+    return flops(SHAPE, sequence_tally(sides), DPO_PASSES)
+
+
+PROBLEMS = [Problem(f"p{i}", " ".join(WORDS[: i + 2]), "1") for i in range(6)]
+PROBLEM_SET = ProblemSet(
+    PROBLEMS,
+    {p.id: Gold(str(i), f"w{i}") for i, p in enumerate(PROBLEMS)},
+    {p.id: p.question for p in PROBLEMS},
+    {p.id: f"{p.question} ( w{i} )" for i, p in enumerate(PROBLEMS)},
+)
+
+
+def make(
+    base: Path, folder: Path, world: World, *budgets: int, chunk: int = 4, name: str = "run/0", **how: Any
+) -> Lab:
+    """A Lab in ``folder``; ``how``: scorer, corpus, uses_gold, uses_corpus."""
+    scorer, corpus = how.pop("scorer", None), how.pop("corpus", None)
+    engines = Engines(world, world, world, scorer, corpus, max_tokens=8, chunk=chunk, max_length=64)  # type: ignore[arg-type]
+    return Lab(name, folder, base, PROBLEM_SET, budgets or [PLENTY], engines, **how)
+
+
+# --- scripts: methods that do not look at their budget ----------------------------------------------
+
+Call = tuple[Any, ...]
+SAMPLINGS = st.tuples(
+    st.just("sample"),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=6),  # problem, count
+    st.booleans(),  # hint
+    st.booleans(),  # search
+)
+TRAININGS = st.tuples(
+    st.sampled_from(["sft", "dpo"]),
+    st.integers(1, 4),  # batch size
+    st.integers(1, 6),  # steps
+    st.sampled_from(["base", "current"]),
+    st.booleans(),  # inherit the optimizer
+)
+# Begins with something to train on.
+SCRIPTS = st.lists(SAMPLINGS | TRAININGS, min_size=1, max_size=5).map(
+    lambda calls: [("sample", [(0, 2), (3, 1)], False, False), *calls]
+)
+
+
+def play(lab: Lab, script: Sequence[Call]) -> list[Any]:
+    """Make the calls until the budget is spent; what they returned."""
+    seen: list[Any] = []
+    pool: list[Any] = []
+    try:
+        for kind, *call in script:
+            lab.round += 1
+            if kind == "sample":
+                asked, hint, search = call
+                problems = [PROBLEMS[i] for i, _ in asked]
+                seen.append(lab.sample(problems, [n for _, n in asked], hint=hint, search=search))
+                pool += [completion for drawn in seen[-1] for completion in drawn]
+                continue
+            size, steps, start, inherit = call
+            data: Any = [Example(c.problem, c.text) for c in pool]
+            if kind == "dpo":
+                data = [Pair(c.problem, c.text, pool[0].text) for c in pool]
+            seen.append(
+                lab.train(
+                    data, optimizer=ADAM, batch_size=size, steps=steps, start=start, inherit_optimizer=inherit
+                )
+            )
+    except BudgetSpent:
+        pass
+    lab.finish()
+    return seen
+
+
+def cut_facts(lab: Lab) -> list[tuple[Any, ...]]:
+    return [
+        (c.budget, c.spent, c.entries, c.round, c.steps, (c.model / "weights").read_text()) for c in lab.cuts
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCRIPTS, st.integers(1, 5), st.data())
+def test_every_budget_is_cut_at_the_last_part_that_it_holds(
+    base: Path, script: list[Call], chunk: int, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as tmp:
+        oracle = World()
+        uncut = make(base, Path(tmp) / "uncut", oracle, chunk=chunk)
+        play(uncut, script)
+        parts = oracle.parts
+        sums = list(accumulate((part.cost for part in parts), initial=0))
+        assert uncut.spent == sums[-1]
+        # Budgets anywhere, and now and then exactly at a part's end or one FLOP to a side of it.
+        anywhere = st.integers(1, sums[-1] + 10)
+        beside = st.tuples(st.sampled_from(sums), st.integers(-1, 1)).map(lambda p: max(1, p[0] + p[1]))
+        budgets = sorted(data.draw(st.sets(anywhere | beside, min_size=1, max_size=3)))
+
+        lab = make(base, Path(tmp) / "cut", World(), *budgets, chunk=chunk)
+        play(lab, script)
+
+        assert [cut.budget for cut in lab.cuts] == budgets
+        for cut in lab.cuts:
+            held = sum(total <= cut.budget for total in sums) - 1  # parts within the budget
+            assert cut.spent == sums[held]
+            assert cut.steps == sum(part.step for part in parts[:held])
+            weights = [part.weights for part in parts[:held]]
+            assert (cut.model / "weights").read_text() == (weights[-1] if weights else "base")
+            entries = lab.ledger[: cut.entries]
+            assert sum(entry.flops for entry in entries) == cut.spent
+            assert sum(total["flops"] for total in by_account(entries).values()) == cut.spent
+        assert lab.spent == sum(entry.flops for entry in lab.ledger) <= lab.budget
+        assert [
+            Entry.from_json(json.loads(json.dumps(entry.to_json()))) for entry in lab.ledger
+        ] == lab.ledger
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCRIPTS, st.integers(1, 4), st.data())
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    base: Path, script: list[Call], chunk: int, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as tmp:
+        total = make(base, Path(tmp) / "uncut", World(), chunk=chunk)
+        play(total, script)
+        budgets = sorted(data.draw(st.sets(st.integers(1, total.spent + 1), min_size=1, max_size=2)))
+
+        clean = World()
+        lab = make(base, Path(tmp) / "clean", clean, *budgets, chunk=chunk)
+        seen, cuts, visits = play(lab, script), cut_facts(lab), dict(lab.visits)
+        if not clean.entries:
+            return
+
+        folder = Path(tmp) / "killed"
+        finished = 0
+        for _ in range(2):  # killed twice
+            world = World(crash=data.draw(st.integers(1, clean.entries)))
+            killed = make(base, folder, world, *budgets, chunk=chunk)
+            with suppress(Crash):
+                play(killed, script)
+            finished += world.finished
+        world = World()
+        again = make(base, folder, world, *budgets, chunk=chunk)
+        assert play(again, script) == seen
+        assert cut_facts(again) == cuts
+        assert again.ledger == lab.ledger and again.spent == lab.spent and dict(again.visits) == visits
+        assert finished + world.finished == clean.finished  # no finished engine call was made twice
+
+
+# --- training to the end of the budget --------------------------------------------------------------
+
+
+def trained(base: Path, folder: Path, *budgets: int) -> Lab:
+    """A run that trains on six examples until its budget ends."""
+    lab = make(base, folder, World(), *budgets)
+    data = [Example(problem, "w1 w2") for problem in PROBLEMS]
+    with pytest.raises(BudgetSpent):
+        lab.train(data, optimizer=ADAM, batch_size=2)
+    return lab
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 300_000), st.integers(1, 300_000))
+def test_training_to_the_end_fills_the_budget_to_within_one_step(base: Path, one: int, two: int) -> None:
+    low, high = sorted({one, two, one + 1})[:2]
+    with TemporaryDirectory() as tmp:
+        both = trained(base, Path(tmp) / "both", low, high)
+        alone = trained(base, Path(tmp) / "alone", low)
+        assert both.finish() == both.cuts and len(both.cuts) == 2
+        step = max(flops(SHAPE, sequence_tally([(7, 3)]), TRAINING_PASSES) * 2, 1)  # the dearest batch
+        for cut in both.cuts:
+            assert 0 <= cut.budget - cut.spent < step
+        assert both.cuts[0].steps <= both.cuts[1].steps  # more FLOPs never give fewer steps
+        assert cut_facts(alone) == cut_facts(both)[:1]  # a greater budget above changes nothing below
+
+
+def test_once_spent_every_metered_call_is_refused(base: Path, tmp_path: Path) -> None:
+    lab = trained(base, tmp_path, 50_000)
+    with pytest.raises(BudgetSpent):
+        lab.sample(PROBLEMS)
+    with pytest.raises(BudgetSpent):
+        lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1)
+    with pytest.raises(BudgetSpent):
+        make(base, tmp_path / "other", World(), 1).sample(PROBLEMS)
+
+
+def test_a_snapshot_is_the_checkpoint_of_a_budget_that_ends_within_a_call(base: Path, tmp_path: Path) -> None:
+    lab = trained(base, tmp_path, 40_000, 90_000)
+    first, second = lab.cuts
+    assert 0 < first.steps < second.steps
+    assert first.model.name == f"step-{first.steps:06d}" and first.model.parent == second.model
+
+
+# --- what is sampled --------------------------------------------------------------------------------
+
+
+def test_requests_are_cut_in_the_order_of_the_call(base: Path, tmp_path: Path) -> None:
+    order = [PROBLEMS[i] for i in (4, 0, 5, 2)]
+    costs = World()
+    make(base, tmp_path / "a", costs).sample(order, 2)
+    budget = costs.parts[0].cost + costs.parts[1].cost
+    lab = make(base, tmp_path / "b", World(), budget)
+    with pytest.raises(BudgetSpent):
+        lab.sample(order, 2)
+    (entry,) = lab.ledger
+    assert lab.spent == budget and entry.tally.sequences == 4
+    assert entry.tally.prompt_tokens == 2 * (6 + 2)  # problems 4 and 0, though 0 and 2 are shorter
+
+
+def test_seeds_are_distinct_within_a_run_and_between_runs(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path / "a", world)
+    for _ in range(2):
+        lab.sample([*PROBLEMS, PROBLEMS[0]], [3, 1, 0, 2, 5, 1, 4])  # the first problem twice
+    make(base, tmp_path / "b", world, name="run/1").sample(PROBLEMS, 3)
+    seeds = [seed for request in world.requests for seed in request.seeds]
+    assert len(seeds) == 2 * 16 + 18 == len(set(seeds))
+
+
+def test_completions_come_in_order_with_exact_counts(base: Path, tmp_path: Path) -> None:
+    drawn = make(base, tmp_path, World(), chunk=2).sample(PROBLEMS, [1, 0, 3, 0, 2, 1])
+    assert [len(completions) for completions in drawn] == [1, 0, 3, 0, 2, 1]
+    for problem, completions in zip(PROBLEMS, drawn, strict=True):
+        for completion in completions:
+            assert completion.problem == problem
+            assert completion.prompt_tokens == len(problem.question.split())
+            assert completion.tokens == len(completion.text.split()) + 1 and not completion.hinted
+
+
+def test_a_hint_is_seen_by_the_sampler_and_never_by_the_trainer(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    drawn = lab.sample(PROBLEMS, 2, hint=True)
+    assert [request.prompt for request in world.requests] == list(PROBLEM_SET.hinted.values())
+    assert all(completion.hinted for completions in drawn for completion in completions)
+    data = [Example(c.problem, c.text) for completions in drawn for c in completions]
+    lab.train(data, optimizer=ADAM, batch_size=4, epochs=1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    plain = {tuple(tokenizer(problem.question)["input_ids"]) for problem in PROBLEMS}
+    assert len(world.rows) == len(data) and {row.prompt for row in world.rows} == plain
+
+
+def test_search_has_an_account_of_its_own(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path, World())
+    lab.sample(PROBLEMS, search=True)
+    probed = lab.spent
+    lab.sample(PROBLEMS)
+    accounts = by_account(lab.ledger)
+    assert accounts["search"]["flops"] == probed and accounts["sample"]["flops"] == lab.spent - probed
+    assert lab.remaining == PLENTY - lab.spent
+
+
+# --- what a method may not see, and what it may ------------------------------------------------------
+
+
+def test_gold_and_corpus_are_for_those_that_declare_them(base: Path, tmp_path: Path) -> None:
+    def rows(n: int, seed: int) -> list[tuple[str, str]]:
+        return [(f"w{seed % 30} w{i}", "w1") for i in range(n)]
+
+    shy = make(base, tmp_path / "a", World(), corpus=rows)
+    with pytest.raises(Unavailable, match="uses_gold"):
+        shy.gold(PROBLEMS)
+    with pytest.raises(Unavailable, match="uses_corpus"):
+        shy.corpus(3)
+    lab = make(base, tmp_path / "b", World(), corpus=rows, uses_gold=True, uses_corpus=True)
+    assert [example.response for example in lab.gold(PROBLEMS[:2])] == ["w0", "w1"]
+    first, second = lab.corpus(3), lab.corpus(3)
+    assert len({example.problem.question for example in first + second}) == 6  # never the same rows again
+    lab.train(first + second, optimizer=ADAM, batch_size=2, epochs=1)
+    with pytest.raises(Unavailable, match="not warm-started"):
+        make(base, tmp_path / "c", World(), uses_corpus=True).corpus(1)
+
+
+def test_process_rewards_are_there_or_refused(base: Path, tmp_path: Path) -> None:
+    without = make(base, tmp_path / "a", World())
+    assert without.has_process_rewards is False and without.mode == "verifier only"
+    with pytest.raises(Unavailable, match="process_rewards"):
+        without.score([])
+    lab = make(base, tmp_path / "b", World(), scorer=LadderScorer())
+    (drawn,) = lab.sample(PROBLEMS[:1], 3)
+    assert lab.has_process_rewards and len(lab.score(drawn)) == 3
+
+
+def test_random_streams_have_names(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path / "a", World())
+    other = make(base, tmp_path / "b", World(), name="run/1")
+
+    def draw(lab: Lab, name: str) -> int:
+        return int(lab.rng(name).integers(2**60))
+
+    lab.round = other.round = 1
+    first = draw(lab, "select")
+    assert draw(lab, "select") == first
+    lab.round = 2
+    draws = {first, draw(lab, "select"), draw(lab, "shuffle"), draw(other, "select")}
+    assert len(draws) == 4
+
+
+@pytest.mark.parametrize("how", [{"steps": 0}, {"epochs": 0}, {"steps": 1, "epochs": 1}])
+def test_impossible_trainings_are_errors_of_the_method(
+    base: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError):
+        make(base, tmp_path, World()).train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, **how)
+
+
+def test_impossible_samplings_are_errors_of_the_method(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path, World())
+    with pytest.raises(ValueError, match="6 problems need as many counts"):
+        lab.sample(PROBLEMS, [1, 2])
+    with pytest.raises(ValueError, match="no training data"):
+        lab.train([], optimizer=ADAM, batch_size=1, steps=1)
+
+
+def test_a_training_starts_where_it_is_told_to(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    ways: list[dict[str, Any]] = [{}, {}, {"start": "base"}, {"inherit_optimizer": True}]
+    for way in ways:
+        lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=2, **way)
+    after = [part.weights for part in world.parts][1::2]
+    assert world.starts == [("base", ""), (after[0], ""), ("base", ""), (after[2], "000003")]
+
+
+def test_step_cost_is_the_mean_of_a_pass(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    pairs = [Pair(problem, "w1 w2", "w3") for problem in PROBLEMS]
+    planned = lab.step_cost(pairs, 2, DPO())
+    report = lab.train(pairs, optimizer=ADAM, batch_size=2, epochs=1)
+    assert report.steps == 3 and report.sequences == 6 and lab.spent // 3 == planned
+
+
+# --- state on disk ----------------------------------------------------------------------------------
+
+
+def test_what_a_killed_training_had_done_is_noted_beside_the_ledger(base: Path, tmp_path: Path) -> None:
+    data = [Example(problem, "w1") for problem in PROBLEMS]
+    with pytest.raises(Crash):
+        make(base, tmp_path, World(crash=3)).train(data, optimizer=ADAM, batch_size=1, steps=4)
+    world = World()
+    lab = make(base, tmp_path, world)
+    lab.train(data, optimizer=ADAM, batch_size=1, steps=4)
+    (line,) = (tmp_path / "wasted.jsonl").read_text().splitlines()
+    lost = sum(part.cost for part in world.parts[:2])
+    assert json.loads(line) == {"call": 1, "steps": 2, "flops": lost}
+    assert lab.spent == sum(part.cost for part in world.parts)
+
+
+def test_a_damaged_checkpoint_is_named_and_not_used(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path, World())
+    lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1)
+    (tmp_path / "models" / "000001" / "weights").write_text("others")
+    with pytest.raises(UserError, match=r"models/000001 is damaged; delete"):
+        lab.sample(PROBLEMS)
+
+
+def test_only_checkpoints_that_are_needed_stay_on_disk(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path, World(), 60_000, PLENTY)
+    for _ in range(9):
+        lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=2, steps=3)
+    cuts = lab.finish()
+    kept = {folder.name for folder in (tmp_path / "models").iterdir()}
+    assert len(kept) == 2 and all(cut.model.is_dir() for cut in cuts)
