@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from repro.errors import UserError
 
-Progress = Callable[[int], None]  # called now and then with the number of completions newly finished
+Progress = Callable[[int], object]  # called now and then with the number of completions newly finished
 
 
 @dataclass(frozen=True, slots=True)
