@@ -33,7 +33,7 @@ Seed = Annotated[int, typer.Option("--seed", help="One of the study's seeds.")]
 
 
 def _layout(study: StudyConfig) -> Any:
-    from repro.run import Layout
+    from repro.layout import Layout
 
     return Layout(Path.cwd(), study.name)
 

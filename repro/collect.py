@@ -14,7 +14,7 @@ import pandas as pd
 
 from repro import __version__, files, problems
 from repro.config import Study
-from repro.run import Layout
+from repro.layout import Layout
 
 RUNS = [
     "method", "title", "role", "paper", "seed", "budget", "spent", "use", "papers_flops", "status", "reason",

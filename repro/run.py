@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from repro.config import Study, WarmStart
 from repro.discovery import BASELINES, load_method
 from repro.errors import RunFailed, UserError
 from repro.lab import Cut, Engines, Lab
+from repro.layout import Layout
 from repro.ledger import by_account
 from repro.method import BudgetSpent, Method, Unavailable
 from repro.problems import ProblemSet
@@ -25,40 +25,6 @@ from repro.verify import Verifier
 
 Log = logging.getLogger("repro.run")
 IDLE_ROUNDS = 3  # rounds in a row that spend nothing before a run is given up
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a study keeps its state: heavy things in ``work/``, committed ones in ``results/``."""
-
-    root: Path
-    study: str
-
-    @property
-    def work(self) -> Path:
-        return self.root / "work" / self.study
-
-    @property
-    def problems(self) -> Path:
-        return self.work / "problems"
-
-    @property
-    def base(self) -> Path:
-        return self.work / "base"
-
-    @property
-    def base_manifest(self) -> Path:
-        return self.work / "base.json"
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results" / self.study
-
-    def run(self, method: str, seed: int) -> Path:
-        return self.work / "runs" / f"{method}-{seed}.json"
-
-    def samples(self, method: str, seed: int) -> Path:
-        return self.work / "evaluations" / f"{method}-{seed}.parquet"
 
 
 def train(study: Study, name: str, seed: int, layout: Layout, baselines: Path = BASELINES) -> dict[str, Any]:
