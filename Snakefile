@@ -24,6 +24,7 @@ except UserError as error:
 
 WORK = f"work/{STUDY.name}"
 RESULTS = f"results/{STUDY.name}"
+TESTS = [f"{WORK}/problems/test/{name}.jsonl" for name in STUDY.evaluation.benchmarks]
 ENVIRONMENT = "requirements/conda.yaml"
 HELD = ExitStack()
 
@@ -52,6 +53,12 @@ def settings(*keys):
     return lambda wildcards: values  # a function, because Snakemake would take the braces of a text for wildcards
 
 
+def problem_settings(wildcards):
+    # Of the evaluation only the limits: other numbers of samples need no new problem files.
+    limits = {name: benchmark.limit for name, benchmark in STUDY.evaluation.benchmarks.items()}
+    return json.dumps([STUDY.problems.model_dump(mode="json"), STUDY.prompt.model_dump(), limits], sort_keys=True)
+
+
 def method_settings(wildcards):
     return METHODS[wildcards.method].model_dump_json()
 
@@ -70,9 +77,11 @@ rule all:
 
 rule problems:
     output:
-        expand(f"{WORK}/problems/{{split}}.jsonl", split=["train", "validation", "test"]),
+        expand(f"{WORK}/problems/{{split}}.jsonl", split=["train", "validation"]),
+        TESTS,
+        f"{WORK}/problems/report.json",
     params:
-        settings=settings("problems", "prompt"),
+        settings=problem_settings,
     log:
         f"{WORK}/logs/problems.log",
     conda:
@@ -88,6 +97,8 @@ rule base_model:
         f"{WORK}/base.json",
     params:
         settings=settings("base_model", "prompt", "training"),
+    resources:
+        gpu=STUDY.gpus,
     log:
         f"{WORK}/logs/base_model.log",
     conda:
@@ -106,6 +117,8 @@ rule train:
     params:
         settings=settings("budgets", "sampling", "training", "process_rewards"),
         hyperparameters=method_settings,
+    resources:
+        gpu=STUDY.gpus,
     log:
         f"{WORK}/logs/train-{{method}}-{{seed}}.log",
     conda:
@@ -117,12 +130,14 @@ rule train:
 rule evaluate:
     input:
         f"{WORK}/runs/{{method}}-{{seed}}.json",
-        f"{WORK}/problems/test.jsonl",
+        TESTS,
     output:
         f"{WORK}/evaluations/{{method}}-{{seed}}.parquet",
         f"{WORK}/evaluations/{{method}}-{{seed}}.json",
     params:
         settings=settings("evaluation", "sampling"),
+    resources:
+        gpu=STUDY.gpus,
     log:
         f"{WORK}/logs/evaluate-{{method}}-{{seed}}.log",
     conda:

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from repro import __version__, files, problems
-from repro.config import Folder, RandomModel, Study, WarmStart
+from repro import __version__, fetch, files, problems
+from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, flops, papers_flops, sequence_tally
 from repro.objectives import SFT
@@ -60,8 +60,11 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
 def _make(study: Study, train: Path, folder: Path, progress: Progress) -> dict[str, Any]:
     spec = study.base_model
     if isinstance(spec, Folder):
-        _copy(spec.path, folder)
+        _link(spec.path, folder)
         return {"description": spec.path.name, "warm_start": None}
+    if isinstance(spec, HubModel):
+        _link(fetch.model_path(spec.name, spec.revision), folder)
+        return {"description": f"{spec.name}@{spec.revision[:7]}", "warm_start": None}
     if isinstance(spec, RandomModel):
         texts = [problem.question for problem in problems.read(train).problems]
         _initialise(spec.config, _bpe_tokenizer(texts, spec.vocabulary), spec.seed, folder)
@@ -70,15 +73,16 @@ def _make(study: Study, train: Path, folder: Path, progress: Progress) -> dict[s
     return {"description": "trained from nothing on the ladder's imperfect corpus", "warm_start": cost}
 
 
-def _copy(source: Path, folder: Path) -> None:
+def _link(source: Path, folder: Path) -> None:
+    """Links to the model's files: gigabytes need no second copy, and their hashes are sealed all the same."""
     if not (source / "config.json").is_file():
-        raise UserError(f"base_model.path {source} holds no config.json; name a transformers model folder")
+        raise UserError(f"base model {source} holds no config.json; name a transformers model folder")
     if not list(source.glob("*.safetensors")):
-        raise UserError(f"base_model.path {source} holds no safetensors weights; convert the model first")
+        raise UserError(f"base model {source} holds no safetensors weights; convert the model first")
     kept = {".json", ".safetensors", ".txt", ".model", ".jinja"}
     for path in source.iterdir():
         if path.suffix in kept and path.name != files.COMPLETE:
-            shutil.copyfile(path, folder / path.name)
+            (folder / path.name).symlink_to(path.resolve())
 
 
 def _word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:

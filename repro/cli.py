@@ -24,6 +24,7 @@ import typer
 from repro.config import Study as StudyConfig
 from repro.config import load_study
 from repro.errors import UserError
+from repro.gpus import claim
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -97,25 +98,28 @@ def base_model(study: StudyFile) -> None:
 def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Train one method with one seed to every budget (a killed run goes on where it was)."""
     from repro.discovery import method_ids
-    from repro.run import train as run
 
     config = load_study(study)
     known = method_ids(config)
     if method not in known:
         raise UserError(f"{study} does not run the method `{method}`; it runs {', '.join(known)}")
-    _settle()
-    run(config, method, seed, _layout(config))
+    with claim(config.gpus):
+        from repro.run import train as run
+
+        _settle()
+        run(config, method, seed, _layout(config))
 
 
 @app.command()
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Evaluate the checkpoints of one run with lm-eval."""
-    from repro.evaluation import evaluate_run
-
     config = load_study(study)
     layout = _layout(config)
-    _settle()
-    evaluate_run(config, layout.run(method, seed), layout.work, layout.samples(method, seed))
+    with claim(config.gpus):
+        from repro.evaluation import evaluate_run
+
+        _settle()
+        evaluate_run(config, layout.run(method, seed), layout.work, layout.samples(method, seed))
 
 
 @app.command()

@@ -233,6 +233,11 @@ class Study(Section):
             raise ValueError("the benchmark ladder goes with problems.source ladder, and with it alone")
         if self.prompt.chat and isinstance(self.base_model, WarmStart | RandomModel):
             raise ValueError("prompt.chat needs a base model with a chat template (source hub or folder)")
+        engines = self.sampling.tensor_parallel * self.sampling.data_parallel
+        if self.gpus and engines > self.gpus:
+            raise ValueError(
+                f"sampling.tensor_parallel x sampling.data_parallel is {engines}: more than {self.gpus} gpus"
+            )
         return self
 
     def data_folder(self) -> Path:

@@ -17,9 +17,9 @@ from repro.layout import Layout
 from repro.ledger import by_account
 from repro.method import BudgetSpent, Method, Unavailable
 from repro.problems import ProblemSet
-from repro.rewards.ladder import LadderScorer
-from repro.sampling.transformers import TransformersSampler
-from repro.training.trl import TRLTrainer
+from repro.rewards import scorer_for
+from repro.sampling import sampler_for
+from repro.training import trainer_for
 from repro.verify import VERSION as VERIFIER_VERSION
 from repro.verify import Verifier
 
@@ -89,10 +89,10 @@ def train(study: Study, name: str, seed: int, layout: Layout, baselines: Path = 
 def _engines(study: Study, verifier: Verifier) -> Engines:
     warm = isinstance(study.base_model, WarmStart)
     return Engines(
-        sampler=TransformersSampler(study.sampling.batch_size, study.sampling.dtype),
-        trainer=TRLTrainer(dtype=study.training.dtype),
+        sampler=sampler_for(study.sampling),
+        trainer=trainer_for(study.training),
         verifier=verifier,
-        scorer=LadderScorer() if study.process_rewards else None,
+        scorer=scorer_for(study.process_rewards),
         corpus=(lambda n, seed: base_model.corpus_rows(study, n, seed)) if warm else None,
         max_tokens=study.sampling.max_tokens,
         chunk=study.sampling.chunk,

@@ -25,10 +25,14 @@ GOOD: dict[str, Any] = {
         "optimizer": {"learning_rate": 0.001},
     },
     "sampling": {"max_tokens": 16},
-    "evaluation": {"tasks": ["ladder_greedy"]},
+    "evaluation": {"benchmarks": {"ladder": {}}},
 }  # fmt: skip
-GSM8K = {"source": "gsm8k", "train": 1, "test": 1}
-REAL = {"problems": GSM8K, "base_model": {"source": "random", "config": {"model_type": "qwen2"}}}
+GSM8K = {"source": "gsm8k", "train": 1}
+REAL = {
+    "problems": GSM8K,
+    "base_model": {"source": "random", "config": {"model_type": "qwen2"}},
+    "evaluation": {"benchmarks": {"gsm8k": {}}},
+}
 MISSING = object()
 
 
@@ -61,13 +65,13 @@ def test_every_study_that_ships_loads_with_its_methods(path: Path) -> None:
 def test_defaults_and_numbers_as_people_write_them(tmp_path: Path) -> None:
     study = load(tmp_path)
     assert study.budgets == [10**9, 2 * 10**9] and study.methods == "all"
-    assert study.prompt.template == "{question}" and study.process_rewards is None
+    assert study.prompt.style == "plain" and study.process_rewards is None
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"sampling__max_token": 3}, "unknown key `sampling.max_token`; known here: batch_size, chunk"),
+        ({"sampling__max_token": 3}, "unknown key `sampling.max_token`; known here: engine, batch_size"),
         ({"problems__size": 3}, "unknown key `problems.size`; known here: source, train, validation"),
         ({"base_model__optimizer__lr": 1}, "unknown key `base_model.optimizer.lr`; known here: learn"),
         ({"colour": "red"}, "unknown key `colour`; known here: name, title, seeds"),
@@ -82,8 +86,18 @@ def test_defaults_and_numbers_as_people_write_them(tmp_path: Path) -> None:
         ({"budgets": []}, "`budgets`: List should have at least 1 item"),
         ({"seeds": [3, 3]}, "seeds repeat: [3, 3]"),
         ({"name": "My Study"}, "`name`: String should match pattern"),
-        ({"problems__source": "math"}, "`problems`: Input tag 'math'"),
-        ({"problems": {**GSM8K, "folder": 5}}, "`problems.folder`: Input is not a valid path"),
+        ({"problems__source": "maths"}, "`problems`: Input tag 'maths'"),
+        ({"data_dir": 5}, "`data_dir`: Input is not a valid path"),
+        ({**REAL, "problems": {**GSM8K, "train": 0}}, "`problems.train`: Input should be greater than 0"),
+        ({**REAL, "problems": {**GSM8K, "train": "most"}}, "`problems.train`: "),
+        ({**REAL, "problems": {"source": "jsonl"}}, "key `problems.file` is missing; add it"),
+        ({"evaluation": {"benchmarks": {"gsm8k": {}}}}, "the benchmark ladder goes with problems"),
+        ({"evaluation": {"benchmarks": {"olympiad": {}}}}, "`evaluation.benchmarks.olympiad"),
+        ({"evaluation__benchmarks__ladder": {"k": 4}}, "unknown key `evaluation.benchmarks.ladder.k`; known"),
+        ({"prompt": {"chat": True}}, "prompt.chat needs a base model with a chat template"),
+        ({"prompt": {"system": "Be brief."}}, "`prompt`: system is a message of a chat"),
+        ({"process_rewards": {"kind": "causal"}}, "`process_rewards"),
+        ({"gpus": 2, "sampling": {"max_tokens": 16, "data_parallel": 4}}, "sampling.tensor_parallel x"),
         ({"problems": GSM8K}, "base_model.source warm_start needs problems.source ladder"),
         ({**REAL, "process_rewards": "ladder"}, "process_rewards ladder can only score"),
         ({"prompt": {"template": "Solve it."}}, "`prompt`: template must contain {question}"),
