@@ -19,7 +19,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 LAYERS = [
     {"errors", "files", "gpus", "layout", "records", "seeds", "flops", "objectives"},
     {"config"},
-    {"problems", "sampling", "verify", "rewards", "training"},
+    {"fetch", "problems", "sampling", "verify", "rewards", "training"},
     {"ledger", "journal", "base_model", "evaluation"},
     {"method"},
     {"discovery", "lab"},
