@@ -125,14 +125,13 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 
 @app.command()
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
-    """Evaluate the checkpoints of one run with lm-eval."""
+    """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
     config = load_study(study)
-    layout = _layout(config)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
         _settle()
-        evaluate_run(config, layout.run(method, seed), layout.work, layout.samples(method, seed))
+        evaluate_run(config, method, seed, _layout(config))
 
 
 @app.command()
