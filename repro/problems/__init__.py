@@ -140,7 +140,7 @@ def _without(
     first: dict[str, str] = {}
     repeated = {}
     for problem, _ in rows:
-        owner = first.setdefault(" ".join(problem.question.split()).casefold(), problem.id)
+        owner = first.setdefault(" ".join(problem.question.split()), problem.id)
         if owner != problem.id:
             repeated[problem.id] = owner
     tests = {name: [problem for problem, _ in tested] for name, tested in benchmarks.items()}
