@@ -216,7 +216,8 @@ PROBLEM_SET = ProblemSet(
     PROBLEMS,
     {p.id: Gold(str(i), f"w{i}") for i, p in enumerate(PROBLEMS)},
     {p.id: p.question for p in PROBLEMS},
-    {p.id: f"{p.question} ( w{i} )" for i, p in enumerate(PROBLEMS)},
+    {p.id: f"w31 {p.question}" for p in PROBLEMS},
+    {p.id: f"w31 {p.question} ( w{i} )" for i, p in enumerate(PROBLEMS)},
 )
 
 

@@ -67,7 +67,8 @@ def test_templates_of_the_study_come_before_the_styles() -> None:
 
 def test_shots_are_worked_examples_before_the_question() -> None:
     prompter = Prompter(Prompt(style="question_answer", shots=2), SHOTS)
-    assert prompter.plain("3+3?") == (
+    assert prompter.plain("3+3?") == "Question: 3+3?\nAnswer:\n"
+    assert prompter.few_shot("3+3?") == (
         "Question: 1+1?\nAnswer:\nCount.\n#### 2\n\nQuestion: 2+2?\nAnswer:\nSo $\\boxed{4}$.\n\n"
         "Question: 3+3?\nAnswer:\n"
     )
@@ -87,7 +88,7 @@ def test_solutions_end_as_the_boxed_prompt_asks() -> None:
 def test_a_chat_has_turns_and_no_date() -> None:
     prompter = Prompter(Prompt(style="boxed", chat=True, system="Be exact."), SHOTS[:1], tokenizer())
     ask = "Reason step by step, and put the final answer in \\boxed{}."
-    assert prompter.plain("3+3?") == (
+    assert prompter.few_shot("3+3?") == (
         f"<s><system>Be exact.</><user>1+1?\n{ask}</>"
         "<assistant>Count.\nThe final answer is $\\boxed{2}$.</>"
         f"<user>3+3?\n{ask}</><assistant>"
