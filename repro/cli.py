@@ -63,6 +63,26 @@ def methods(study: StudyFile) -> None:
 
 
 @app.command()
+def plan(
+    study: StudyFile,
+    gpu: Annotated[str | None, typer.Option(help="A GPU, such as A100-80; default: all in the table.")] = None,
+    mfu: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the peak in training.")] = 0.3,
+    sampling_utilisation: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the peak in sampling and evaluation.")
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="FLOPs, bytes and hours for machines.")] = False,
+) -> None:
+    """Print what a study costs and what it can see, before it costs anything."""
+    from repro import plan as planning
+    from repro.hardware import gpu_names
+
+    config = load_study(study)
+    made = planning.make(config, _layout(config), study)
+    write = planning.to_json if as_json else planning.render
+    typer.echo(write(made, gpu_names(gpu), mfu, sampling_utilisation))
+
+
+@app.command()
 def problems(study: StudyFile) -> None:
     """Write the problem files of a study."""
     from repro.problems import prepare
