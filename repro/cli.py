@@ -65,7 +65,7 @@ def methods(study: StudyFile) -> None:
 @app.command()
 def plan(
     study: StudyFile,
-    gpu: Annotated[str | None, typer.Option(help="A GPU, such as A100-80; default: all in the table.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="A GPU, such as A100-80; default: all known.")] = None,
     mfu: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the peak in training.")] = 0.3,
     sampling_utilisation: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the peak in sampling and evaluation.")
@@ -132,14 +132,13 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 
 @app.command()
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
-    """Evaluate the checkpoints of one run with lm-eval."""
+    """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
     config = load_study(study)
-    layout = _layout(config)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
         _settle()
-        evaluate_run(config, layout.run(method, seed), layout.work, layout.samples(method, seed))
+        evaluate_run(config, method, seed, _layout(config))
 
 
 @app.command()

@@ -18,7 +18,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
     {"errors", "files", "gpus", "hardware", "layout", "records", "seeds", "flops", "objectives"},
-    {"config"},
+    {"config", "profiles"},
     {"problems", "sampling", "verify", "rewards", "shapes", "training"},
     {"ledger", "journal", "base_model", "evaluation"},
     {"method"},
