@@ -83,6 +83,17 @@ def plan(
 
 
 @app.command()
+def doctor(study: StudyFile) -> None:
+    """Check that this machine can run a study, and say what to do where it cannot."""
+    from repro.doctor import diagnose, render
+
+    findings = diagnose(study, Path.cwd())
+    typer.echo(render(findings))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def problems(study: StudyFile) -> None:
     """Write the problem files of a study."""
     from repro.problems import prepare

@@ -33,7 +33,7 @@ GPUS = {
 
 
 def gpu_names(name: str | None) -> list[str]:
-    """The GPU of that name, whatever its case and spaces, or all of them. Raises UserError for an unknown one."""
+    """The GPU of that name, whatever its case and spaces; for None all. Raises UserError for another name."""
     if name is None:
         return list(GPUS)
     plain = {known.replace(" ", "").casefold(): known for known in GPUS}

@@ -1,9 +1,9 @@
 """What a study costs, before it costs anything: FLOPs, GPU-hours, disk, memory, and what it could then see.
 
-Budgets are exact, so the totals of the runs are. How a method divides a budget among accounts is decided while it
-runs; here that is *estimated*, from lengths of prompts and completions (measured where the problem files are
-there) and from how many tokens each method sampled for each that it trained on in the committed pocket study.
-docs/plan.md derives every formula; the printed plan names every assumption. Loads no torch.
+Budgets are exact, so the totals of the runs are. How a method divides a budget among accounts is decided
+while it runs; here that is *estimated*, from lengths of prompts and completions (measured where the problem
+files are there) and from how many tokens each method sampled for each that it trained on in the committed
+pocket study. docs/plan.md derives every formula; the printed plan names every assumption. Loads no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ class Plan:
 
 
 def make(study: Study, layout: Layout, file: Path) -> Plan:
-    """The plan of the study in ``file``. Raises UserError where a method or a model's sizes cannot be read."""
+    """The plan of the study in ``file``. Raises UserError where methods or models' sizes cannot be read."""
     return _Planner(study, layout, file).plan()
 
 
@@ -164,6 +164,8 @@ class _Planner:
     def __init__(self, study: Study, layout: Layout, file: Path) -> None:
         self.study, self.layout, self.file = study, layout, file
         self.shape, self.found = shapes.base_shape(study, file)
+        if study.training.lora:
+            self.shape = self.shape.with_lora(study.training.lora.rank)
         rewards = study.process_rewards
         self.scorer = None if rewards is None or rewards == "ladder" else rewards
         self.scorer_shape = shapes.reward_shape(self.scorer, file)[0] if self.scorer else None
@@ -182,7 +184,7 @@ class _Planner:
         model = f"{self._name()}, {self.shape.parameters / 1e6:,.0f} million parameters ({self.found})"
         disk = self._disk(runs, benchmarks)
         self._assume(
-            f"power: accuracies near {ACCURACY:.0%}, differences paired by problem and tested at 5 %, two-sided; "
+            f"power: accuracies near {ACCURACY:.0%}, differences paired by problem, tests at 5 %, two-sided; "
             f"training seeds spread the log-odds by {SEED_NOISE:g} (repro.statistics.detectable)"
         )
         return Plan(
@@ -197,6 +199,10 @@ class _Planner:
         spec = self.study.base_model
         return spec.name if isinstance(spec, HubModel) else f"base model from {spec.source}"
 
+    @property
+    def trained_weights(self) -> int:
+        return self.shape.adapter or self.shape.parameters
+
     # -- lengths ---------------------------------------------------------------------------------------
 
     @cached_property
@@ -205,13 +211,13 @@ class _Planner:
 
     @cached_property
     def prompts(self) -> tuple[int, int]:
-        """Mean tokens of a training problem's prompt: as sampled from (worked examples included), as trained on."""
+        """Mean tokens of a training problem's prompt: sampled from (with worked examples), trained on."""
         prompt = self.study.prompt
         question = self._measured(self.layout.problems / "train.jsonl", "question")
         if question is None:
             question = self.training_text.question
             self._assume(
-                f"{self.study.problems.source}: questions of {question} tokens (no problem files yet to measure)"
+                f"{self.study.problems.source}: questions of {question} tokens (no problem file yet)"
             )
         alone = question + self._wording
         example = self.training_text.question + self.training_text.solution
@@ -271,7 +277,9 @@ class _Planner:
         sequence = sequence_tally([(alone, self.completion)])
         trained = flops(self.shape, sequence, DPO_PASSES if _prefers(method) else TRAINING_PASSES)
         drawn = flops(self.shape, sample_tally(sampled, [self.completion]), FORWARD_PASSES)
-        scored = flops(self.scorer_shape, sequence, FORWARD_PASSES) if self.scorer_shape else 0
+        scored = 0
+        if self.scorer_shape:  # its head reads a few positions only
+            scored = flops(self.scorer_shape, replace(sequence, logits=0), FORWARD_PASSES)
         return trained, drawn, scored
 
     def _prefill(self) -> float:
@@ -327,10 +335,10 @@ class _Planner:
 
     def _disk(self, runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> list[Place]:
         study, spec = self.study, self.study.base_model
-        weights, moments = MASTER * self.shape.parameters, MOMENTS * self._trained_weights
+        weights, moments = MASTER * self.shape.parameters, MOMENTS * self.trained_weights
         call = weights + moments  # what a training call leaves
         kept = 0
-        for name, method in self.methods.items():
+        for method in self.methods.values():
             if not self._idle(method):
                 # A lower budget that falls within a call keeps the snapshot and the call it belongs to.
                 lower = 0 if method.per_budget else len(study.budgets) - 1
@@ -369,50 +377,36 @@ class _Planner:
 
     # -- memory ----------------------------------------------------------------------------------------
 
-    @property
-    def _trained_weights(self) -> int:
-        """Weights that have gradients and moments: all, or adapters at every matrix of the body."""
-        lora, s = self.study.training.lora, self.shape
-        if lora is None:
-            return s.parameters
-        query, key = s.heads * s.head_dim, s.kv_heads * s.head_dim
-        sides = 2 * (s.hidden + query) + 2 * (s.hidden + key) + 3 * (s.hidden + s.mlp)
-        return lora.rank * s.layers * sides
-
     def _training(self) -> Need:
         training, s = self.study.training, self.shape
-        parts = sharding(training.accelerate)
+        number, divided = processes(training.accelerate)
         half = training.dtype == "bfloat16"
-        trained, all_weights = self._trained_weights, s.parameters
-        master = (MASTER + CAST * half) * all_weights + MASTER * (trained if training.lora else 0)
-        states = master / parts.weights
-        states += GRADIENT * trained / parts.gradients + MOMENTS * trained / parts.moments
-        spending = [method for method in self.methods.values() if not self._idle(method)]
+        states: float = (MASTER + CAST * half) * s.parameters + (GRADIENT + MOMENTS) * self.trained_weights
+        states += MASTER * s.adapter + GRADIENT * self.trained_weights * (number > 1 and not divided)
+        states /= number if divided else 1
         rows = max(
             (
-                (1 + _prefers(m)) * (training.micro_batch or -(-_batch(m) // parts.processes))
-                for m in spending
+                (1 + _prefers(method)) * (training.micro_batch or -(-_batch(method) // number))
+                for method in self.methods.values()
+                if not self._idle(method)
             ),
             default=1,
         )
-        tokens = rows * training.max_length
-        per_layer = activation_bytes(s, 2 if half else 4)
-        if training.gradient_checkpointing:
-            per_token = 4 * s.hidden * s.layers + per_layer  # each layer's input, and one layer at work
-        else:
-            per_token = per_layer * s.layers
-        activations = tokens * per_token
+        layer = activation_bytes(s, 2 if half else 4)
+        # With checkpointing only each layer's input stays, and what the layer at work needs.
+        per_token = layer + 4 * s.hidden * s.layers if training.gradient_checkpointing else layer * s.layers
+        activations = rows * training.max_length * per_token
         mends = []
-        if activations > states / 2:
-            if training.micro_batch is None or training.micro_batch > 1:
+        if activations > states / 4:
+            if training.micro_batch != 1:
                 mends.append(f"a training.micro_batch below {training.micro_batch or 'the batch'}")
             if not training.gradient_checkpointing:
                 mends.append("training.gradient_checkpointing: true")
-        if not mends or states > activations:
+        if states > activations:
             if not training.lora:
                 mends.append("training.lora: {}")
-            mends.append("training.accelerate with a config that shards over more GPUs (FSDP)")
-        shared = f" over {parts.processes} processes" if parts.processes > 1 else ""
+            mends.append("training.accelerate with FSDP over more GPUs")
+        shared = f" in {number} processes" if number > 1 else ""
         detail = (
             f"{_gib(states)} of weights, gradients and moments{shared}, {_gib(activations)} of activations "
             f"({rows} sequences of {training.max_length} tokens)"
@@ -439,8 +433,8 @@ class _Planner:
         cache, weights = sampling.batch_size * longest * per_token, size * s.parameters
         logits = sampling.batch_size * s.vocab * 4
         detail = (
-            f"{_gib(weights)} of weights, {_gib(cache)} of keys and values for {sampling.batch_size} sequences "
-            f"of {longest} tokens"
+            f"{_gib(weights)} of weights, {_gib(cache)} of keys and values for {sampling.batch_size} "
+            f"sequences of {longest} tokens"
         )
         mends = [f"a sampling.batch_size below {sampling.batch_size}", smaller]
         return Need("sampling", weights + cache + logits + RESERVED, 1.0, detail, _either(mends))
@@ -448,8 +442,9 @@ class _Planner:
     def _scoring(self) -> Need:
         assert self.scorer and self.scorer_shape
         s, size = self.scorer_shape, 2 if self.scorer.dtype == "bfloat16" else 4
+        head = 4 * s.vocab * (self.scorer.kind == "causal")
         tokens = self.scorer.batch_size * (self.prompts[1] + self.study.sampling.max_tokens)
-        weights, passing = size * s.parameters, tokens * (activation_bytes(s, size) + 4 * s.vocab)
+        weights, passing = size * s.parameters, tokens * (activation_bytes(s, size) + head)
         detail = (
             f"{_gib(weights)} of weights, {_gib(passing)} for {self.scorer.batch_size} completions at once"
         )
@@ -466,50 +461,36 @@ class _Planner:
 def activation_bytes(shape: ModelShape, size: int) -> int:
     """Bytes per token that one layer keeps for its backward pass, ``size`` being those of a number.
 
-    Both norms keep their float32 input and its normalised value (16 bytes a number of the width in all), and what
-    enters the matrices is ``size`` each: two normed inputs, query, key and value before and after the rotary
-    embedding, the attention's result, gate, up, their activation and product. Attention itself is fused.
+    Both norms keep their float32 input and its normalised value (16 bytes per number of the width in all). Of
+    ``size`` bytes each are two normed inputs, query and key before and after the rotary embedding, the value,
+    the attention's result, gate, up, their activation and product. Attention itself is fused.
     """
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return 16 * shape.hidden + size * (2 * shape.hidden + 3 * queries + 3 * keys + 4 * shape.mlp)
 
 
-@dataclass(frozen=True)
-class Sharding:
-    """How many processes train, and among how many each thing is divided."""
-
-    processes: int = 1
-    weights: int = 1
-    gradients: int = 1
-    moments: int = 1
-
-
-def sharding(config: Path | None) -> Sharding:
-    """What a config of ``accelerate launch`` divides. Raises UserError where it cannot be read."""
+def processes(config: Path | None) -> tuple[int, bool]:
+    """How many processes a config of ``accelerate launch`` starts, and whether they divide weights, gradients
+    and moments among them (FSDP) or each have a copy. Raises UserError where it cannot be read."""
     if config is None:
-        return Sharding()
+        return 1, False
     key = f"training.accelerate: {config}"
     try:
         values = yaml.safe_load(config.read_text())
     except OSError as error:
         raise UserError(
-            f"{key} cannot be read ({error.strerror}); name a file of `accelerate config`"
+            f"{key} cannot be read ({error.strerror}); name one such as those in benchmarks/accelerate"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{key} is not YAML; write it with `accelerate config`") from None
+        raise UserError(f"{key} is not YAML; mend it, or write it anew with `accelerate config`") from None
     if not isinstance(values, dict):
-        raise UserError(f"{key} is not a mapping of keys; write it with `accelerate config`")
-    n = values.get("num_processes", 1)
-    if type(n) is not int or n < 1:
-        raise UserError(f"{key}: num_processes is {n!r}; set it to the number of GPUs of one job")
-    kind = str(values.get("distributed_type", "NO")).upper()
-    deepspeed = values.get("deepspeed_config")
-    stage = deepspeed.get("zero_stage", 0) if isinstance(deepspeed, dict) else 0
-    if kind == "FSDP" or (kind == "DEEPSPEED" and stage == 3):
-        return Sharding(n, n, n, n)
-    if kind == "DEEPSPEED":
-        return Sharding(n, 1, n if stage >= 2 else 1, n if stage >= 1 else 1)
-    return Sharding(n)
+        raise UserError(f"{key} is not a mapping of keys; write it anew with `accelerate config`")
+    number, kind = values.get("num_processes", 1), values.get("distributed_type", "NO")
+    if type(number) is not int or number < 1:
+        raise UserError(f"{key}: num_processes is {number!r}; set it to the number of GPUs of one job")
+    if kind not in ("NO", "MULTI_GPU", "FSDP"):
+        raise UserError(f"{key}: distributed_type {kind!r} is not supported; use MULTI_GPU or FSDP")
+    return number, kind == "FSDP"
 
 
 def _batch(method: Method) -> int:
@@ -522,7 +503,7 @@ def _prefers(method: Method) -> bool:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a prepared problem file; none where it is missing or damaged, which is not a plan's business."""
+    """Rows of a prepared problem file; none where it is missing or damaged: that is no business of a plan."""
     try:
         with open(path, encoding="utf-8") as file:
             for line in file:
@@ -579,19 +560,19 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
             [[need.phase, _gib(need.bytes), need.detail] for need in plan.memory],
         ),
     ]  # fmt: skip
-    for name in gpus:
-        for need in plan.memory:
-            if not need.fits(GPUS[name].memory):
-                parts.append(f"{need.phase} does not fit {name}: try {need.mend}")
+    for need in plan.memory:
+        if small := [name for name in gpus if not need.fits(GPUS[name].memory)]:
+            parts.append(f"{need.phase.capitalize()} does not fit {' or '.join(small)}: try {need.mend}.")
     disk = [[place.what, _gb(place.bytes), place.folder] for place in plan.disk]
     disk.append(["total", _gb(sum(place.bytes for place in plan.disk)), ""])
     parts.append(_section("Disk, at most", ["what", "needs", "where"], disk))
     assumed = [
         *plan.assumptions,
+        "shares of sampling and training: as in the committed pocket study, each completion paying its own "
+        "prompt",
         f"GPU-hours: bfloat16 at {mfu:.0%} of the peak in training, scoring and reading prompts (--mfu), "
-        f"{sampling_use:.0%} in sampling and evaluation (--sampling-utilisation); without the starts of engines "
-        "and without verification, which is the CPU's",
-        "shares of sampling and training: as in the committed pocket study, each completion paying its own prompt",
+        f"{sampling_use:.0%} in sampling and evaluation (--sampling-utilisation); engine starts and "
+        "verification, which is the CPU's, come on top",
     ]
     parts.append("Assumptions\n" + "\n".join(f"- {sentence}" for sentence in assumed))
     return "\n\n".join(parts)

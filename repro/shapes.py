@@ -1,5 +1,5 @@
-"""Sizes of a study's models before their weights are here: from ``config.json`` in the model folder or the hub's
-cache, else from a table of well-known models. Loads no torch."""
+"""Sizes of a study's models before their weights are here: from ``config.json`` in the model folder or the
+hub's cache, else from a table of well-known models. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,17 @@ from repro.flops import ModelShape
 
 
 def _sizes(
-    family: str,
-    hidden: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    mlp: int,
-    vocab: int,
-    tied: bool,
+    family: str, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocab: int, tied: bool,
     **more: int,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     return {
-        "model_type": family, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "intermediate_size": mlp, "vocab_size": vocab,
-        "tie_word_embeddings": tied, **more,
+        "model_type": family, "hidden_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": mlp,
+        "vocab_size": vocab, "tie_word_embeddings": tied, **more,
     }  # fmt: skip
 
 
-# By the model's name without its owner, as copies of a model keep its name and an instruction-tuned one its sizes.
+# By the model's name without its owner: a copy keeps the name, and `-Instruct` has the sizes of its base.
 KNOWN: dict[str, dict[str, Any]] = {
     "Qwen2.5-0.5B": _sizes("qwen2", 896, 24, 14, 2, 4864, 151936, True),
     "Qwen2.5-1.5B": _sizes("qwen2", 1536, 28, 12, 2, 8960, 151936, True),
@@ -95,7 +88,7 @@ def _from_hub(name: str, revision: str, file: Path) -> tuple[ModelShape, str]:
     sizes = KNOWN.get(name.split("/")[-1].removesuffix("-Instruct"))
     if sizes is None:
         raise UserError(
-            f"config.json of {name} at {revision[:7]} is not in the hub's cache, and its sizes are in no table; "
+            f"config.json of {name} at {revision[:7]} is not in the hub's cache, and no table has its sizes; "
             f"run `repro fetch {file}` where there is a network"
         )
     return ModelShape.from_config(sizes, name), "table of known models"
