@@ -94,6 +94,19 @@ def doctor(study: StudyFile) -> None:
 
 
 @app.command()
+def fetch(study: StudyFile) -> None:
+    """Download what a study needs (data sets, models), so that all else runs without a network."""
+    # Read when huggingface_hub is first imported, which nothing above does.
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+    from repro import fetch as hub
+    from repro.problems import sources
+
+    config = load_study(study)
+    sources.fetch(config)
+    hub.models(config)
+
+
+@app.command()
 def problems(study: StudyFile) -> None:
     """Write the problem files of a study."""
     from repro.problems import prepare

@@ -224,6 +224,10 @@ class Lab:
         ]
         self._charge(account, 1, tallies, lambda _: self._model)
 
+    def _free_sampler(self) -> None:
+        self._engines.sampler.close()
+        self._loaded = None
+
     # -- rewards and embeddings ------------------------------------------------------------------------
 
     def score(self, completions: Sequence[Completion]) -> list[tuple[float, ...]]:
@@ -346,6 +350,7 @@ class Lab:
         horizon: int | None,
     ) -> float:
         self._require(source)
+        self._free_sampler()  # training wants the memory
         progress = self._folder / "progress"
         each = max(1, len(plan) // 20)
 
@@ -444,6 +449,7 @@ class Lab:
     def finish(self) -> list[Cut]:
         """Close the run: one cut per budget, each of a checkpoint that is whole."""
         self._close()
+        self._free_sampler()
         for cut in self.cuts:
             self._require(cut.model)
         self._forget()

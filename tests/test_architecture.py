@@ -19,7 +19,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 LAYERS = [
     {"errors", "files", "gpus", "hardware", "layout", "records", "seeds", "flops", "objectives"},
     {"config", "profiles"},
-    {"problems", "sampling", "verify", "rewards", "shapes", "training"},
+    {"fetch", "problems", "sampling", "verify", "rewards", "shapes", "training"},
     {"ledger", "journal", "base_model", "evaluation"},
     {"method"},
     {"discovery", "lab"},
