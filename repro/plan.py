@@ -44,7 +44,6 @@ POCKET = ROOT / "results" / "pocket" / "records"  # where the shares of sampling
 SAMPLED_PER_TRAINED = 4.0  # tokens, of a method that the pocket study does not have
 
 CHARACTERS = 3.5  # per token, of questions and solutions of mathematics
-WORDING = 30  # tokens that a prompt's style puts around a question
 SOLUTION_BYTES = 4.5  # per sampled token, in the journal
 
 MFU = 0.30  # of the GPU's peak, in training and scoring
@@ -229,10 +228,13 @@ class _Planner:
         )
         return sampled, alone
 
-    @property
+    @cached_property
     def _wording(self) -> int:
-        plain = self.study.prompt.style == "plain" and not self.study.prompt.template
-        return 0 if plain or isinstance(self.study.problems, LadderProblems) else WORDING
+        """Tokens that a prompt puts around its question."""
+        from repro.problems.prompts import fill, templates
+
+        template, _ = templates(self.study.prompt)
+        return round(len(fill(template, "") + (self.study.prompt.system or "")) / CHARACTERS)
 
     @property
     def completion(self) -> int:
