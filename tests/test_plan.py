@@ -204,7 +204,7 @@ def test_sampling_memory(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_names_the_keys_to_change(tmp_path: Path) -> None:
-    config = {**TINY, "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336}
+    config = {**TINY, "num_hidden_layers": 48, "hidden_size": 4096, "intermediate_size": 14336}
     made(tmp_path)
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     file = tmp_path / "study.yaml"
