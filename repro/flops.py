@@ -24,12 +24,13 @@ times (inputs + outputs) of each linear layer of the body::
     training = 2 * (2*W*tokens + 2*H*logits) + 3 * (4*L*h*e*pairs + 2*A*tokens)
 
 DPO adds one forward pass of its reference, which like all sampling and evaluation reads merged weights and
-has no adapters. (At rank 16 and 512 tokens, a step of Qwen2.5-7B is 2.02 forward passes, of Qwen2.5-0.5B 2.07.)
+has no adapters. (At rank 16 and 512 tokens a step of Qwen2.5-7B is 2.02 forward passes.)
 
-torch's ``FlopCounterMode`` reports the same integers but for two stated differences: it counts the full
+torch's ``FlopCounterMode`` reports the same integers but for three stated differences: it counts the full
 square of attention (``T*T`` for the causal ``T*(T+1)/2``) and the rotary table (``e`` per position and
-call). With LoRA it counts less by one pass over the first layer's q, k and v weights and their adapters'
-input sides, since no gradient is wanted of the embeddings below. Sliding windows are charged as full causal attention, which is exact up to the window.
+call), and with LoRA it misses one pass over the first layer's q, k and v, weights and adapters' input sides,
+as nobody asks for the gradient of the embeddings. Sliding windows are charged as full causal attention,
+which is exact up to the window.
 
 **What TRL 1.16 executes instead.** ``SFTTrainer`` and ``DPOTrainer`` project hidden states through a fused
 LM head that never builds the logits: on CUDA only at positions whose next token is in the completion,
