@@ -63,6 +63,37 @@ def methods(study: StudyFile) -> None:
 
 
 @app.command()
+def plan(
+    study: StudyFile,
+    gpu: Annotated[str | None, typer.Option(help="A GPU, such as A100-80; default: all known.")] = None,
+    mfu: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the peak in training.")] = 0.3,
+    sampling_utilisation: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the peak in sampling and evaluation.")
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="FLOPs, bytes and hours for machines.")] = False,
+) -> None:
+    """Print what a study costs and what it can see, before it costs anything."""
+    from repro import plan as planning
+    from repro.hardware import gpu_names
+
+    config = load_study(study)
+    made = planning.make(config, _layout(config), study)
+    write = planning.to_json if as_json else planning.render
+    typer.echo(write(made, gpu_names(gpu), mfu, sampling_utilisation))
+
+
+@app.command()
+def doctor(study: StudyFile) -> None:
+    """Check that this machine can run a study, and say what to do where it cannot."""
+    from repro.doctor import diagnose, render
+
+    findings = diagnose(study, Path.cwd())
+    typer.echo(render(findings))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def fetch(study: StudyFile) -> None:
     """Download what a study needs (data sets, models), so that all else runs without a network."""
     # Read when huggingface_hub is first imported, which nothing above does.
