@@ -19,6 +19,7 @@ from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, flops, papers_flops, sequence_tally
 from repro.objectives import SFT
 from repro.problems import ladder
+from repro.problems.prompts import fill, templates
 from repro.seeds import generator, stream_seed
 from repro.training import encode
 from repro.training.batches import batches
@@ -137,11 +138,11 @@ def corpus_rows(study: Study, size: int, seed: int) -> list[tuple[str, str]]:
     """
     assert isinstance(study.base_model, WarmStart)
     random = generator("corpus hints", seed)
+    plain, with_hint = templates(study.prompt)
     rows = []
     for question, solution, answer in ladder.corpus(size, seed):
         hinted = random.random() < study.base_model.hinted
-        template = study.prompt.hinted if hinted else study.prompt.template
-        rows.append((template.format(question=question, answer=answer), solution))
+        rows.append((fill(with_hint if hinted else plain, question, answer), solution))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The real files: every row loads, every gold verifies in every wording, the grading cases come out as expected.
+"""The real files: every row loads, every gold verifies in every wording, the grading cases come out as said.
 
 Needs the folder that REPRO_DATA_DIR names.
 """

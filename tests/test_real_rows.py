@@ -30,7 +30,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "rft": {"k_max": 4, "batch_size": 8},
     "adastar": {"first_steps": 2},
     "hs_star": {"problems_per_round": 100, "batch_size": 8},
-    "sai_dpo": {"n_clusters": 6, "probe_per_cluster": 6, "n_candidates": 60, "n_selected": 40, "batch_size": 4},
+    "sai_dpo": {
+        "n_clusters": 6, "probe_per_cluster": 6, "n_candidates": 60, "n_selected": 40, "batch_size": 4,
+    },
     "b_star": {
         "n_queries": 100, "n_wanted": 50, "k": 4, "n_probe": 20, "temperatures": [0.7, 1.0], "steps": 4,
         "batch_size": 8,
