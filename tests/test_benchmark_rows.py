@@ -213,7 +213,7 @@ def test_near_duplicates_of_benchmarks(source: str, benchmarks: tuple[str, ...],
     )  # fmt: skip
     start = time.perf_counter()
     drawn = problems.draw(study)
-    assert time.perf_counter() - start < 60  # 4 seconds on a quiet core
+    assert time.perf_counter() - start < 60  # 5 seconds on a quiet core, reading included
     assert len(drawn.report["near_duplicates"]) == left_out
     questions = {problem.question for problem, _ in drawn.train}
     assert not questions & {problem.question for tested in drawn.tests.values() for problem, _ in tested}
