@@ -1,4 +1,4 @@
-"""The real files: every row loads, every gold verifies in every wording, the grading cases come out as said.
+"""The real files: every row loads, every gold verifies in every wording, grading cases come out as expected.
 
 Needs the folder that REPRO_DATA_DIR names.
 """
@@ -177,8 +177,9 @@ def test_the_answer_to_another_problem_is_wrong(rows: dict[str, Rows], name: str
     others = [*golds[1:], golds[0]]
     same = sum(a == b for a, b in zip(golds, others, strict=True))
     with Verifier() as verifier:
-        verdicts = Counter(verifier.verify([f"The answer is ${gold}$." for gold in golds], others))
-    assert verdicts == {Verdict.CORRECT: same, Verdict.WRONG: len(golds) - same}
+        verdicts = verifier.verify([f"The answer is ${gold}$." for gold in golds], others)
+    assert verdicts.count(Verdict.CORRECT) == same
+    assert verdicts.count(Verdict.WRONG) == len(golds) - same
 
 
 @pytest.mark.slow
@@ -197,7 +198,6 @@ ALL = ("gsm8k", "math", "math500", "aime24", "amc23")
 @pytest.mark.parametrize(
     ("source", "benchmarks", "left_out"),  # the numbers of docs/problems.md
     [
-        ("gsm8k", ("gsm8k",), 2),
         ("gsm8k", ALL, 2),
         ("math", ("math500",), 30),
         ("math", ALL, 170),
@@ -213,7 +213,7 @@ def test_near_duplicates_of_benchmarks(source: str, benchmarks: tuple[str, ...],
     )  # fmt: skip
     start = time.perf_counter()
     drawn = problems.draw(study)
-    assert time.perf_counter() - start < 60  # 4 seconds on a quiet core
+    assert time.perf_counter() - start < 60  # 5 seconds on a quiet core, reading included
     assert len(drawn.report["near_duplicates"]) == left_out
     questions = {problem.question for problem, _ in drawn.train}
     assert not questions & {problem.question for tested in drawn.tests.values() for problem, _ in tested}
@@ -238,7 +238,7 @@ REVIEWED = {
 
 def test_grading_cases(data: Path) -> None:
     """Public graders' own cases: each sound one as expected but for those reviewed above; none hangs."""
-    cases = lines(data / "grading/cases.jsonl")
+    cases = [row for row in lines(data / "grading/cases.jsonl") if row["gold_answer"] is not None]
     bare = [row["kind"] == "equiv" and extract(row["pred"]) is None for row in cases]
     texts = [rf"\boxed{{{r['pred']}}}" if b else r["pred"] for r, b in zip(cases, bare, strict=True)]
     with Verifier() as verifier:

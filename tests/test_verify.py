@@ -71,6 +71,7 @@ def process_at_work(verifier: Verifier, other_than: int = 0) -> int:
         ("The final answer is $14{,}916$. I hope it is correct.", "14{,}916"),
         ("The answer is: \\(x = 3.5\\).", "x = 3.5"),
         ("**Answer:** 3.50", "3.50"),
+        (r"The answer is $\$18.90$.", r"\$18.90"),
         ("Answer: 8\nQuestion: next", "8"),
         ("Final Answer: The largest $n$ is 34.", "34"),
         ("A: 221", "221"),

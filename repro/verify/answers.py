@@ -16,7 +16,7 @@ _HASHES = re.compile(r"(?<!#)#{4,}+[ \t]*+([^#\s][^#\n]*)")
 _PHRASE = re.compile(  # "the final answer is", "Answer:", "**Answer**:", "Answer $", a line that starts "A:"
     r"\b(?i:answer)\b(?:[^\n.:]{0,80}?\bis\b(?:\s*:)?|[*\s]{0,4}(?::|(?=\$|\\[(\[])))|^A:", re.M
 )
-_FORMULA = re.compile(r"\$+([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_FORMULA = re.compile(r"\$+((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
 
 
