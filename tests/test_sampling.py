@@ -1,5 +1,5 @@
 """The transformers sampler on tiny random models: it must say what ``generate`` says, and draw fairly. Then
-what the vLLM sampler does around its engines, whose place a short program takes (test_vllm.py has real ones)."""
+what the vLLM sampler does around its engines, whose place a short program takes (test_vllm.py: real ones)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ MIXED = [Request(prompt, tuple(range(10 * i, 10 * i + 3))) for i, prompt in enum
 
 
 def make_model(folder: Path, seed: int, **settings: Any) -> Path:
-    """A random Qwen2 with a vocabulary of bytes. Heads of 32 dimensions are the least for vLLM's CPU build."""
+    """A random Qwen2 with a vocabulary of bytes. vLLM's CPU build wants heads of 32 dimensions."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<end>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
@@ -56,7 +56,7 @@ def make_model(folder: Path, seed: int, **settings: Any) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=CONTEXT,
-        initializer_range=0.1,
+        initializer_range=0.15,
         eos_token_id=1,
         pad_token_id=0,
         **settings,
@@ -107,7 +107,7 @@ def test_greedy_equals_transformers(sampler: VLLMSampler, reference: Transformer
     [
         (
             SamplingParams(temperature=1.0, top_k=5, max_tokens=2),
-            SamplingParams(top_k=5, temperature=0.8, max_tokens=2),
+            SamplingParams(temperature=0.5, top_k=5, max_tokens=2),
         ),
         (
             SamplingParams(temperature=0.7, top_p=0.6, max_tokens=1),
@@ -165,8 +165,6 @@ def test_counts_and_the_end_of_the_context(sampler: VLLMSampler, reference: Tran
                 len(sample.text.encode(errors="replace")) >= (sample.tokens - (sample.finish == "stop")) / 3
             )
             assert len(sample.text) <= sample.tokens - (sample.finish == "stop")
-    with pytest.raises(UserError, match=f"A prompt has {CONTEXT} tokens"):
-        sampler.sample([Request("7" * CONTEXT, (0,))], SamplingParams(max_tokens=1))
 
 
 def test_a_killed_engine_loses_nothing(sampler: VLLMSampler, caplog: pytest.LogCaptureFixture) -> None:
@@ -189,13 +187,15 @@ def test_two_engines_draw_what_one_draws(sampler: VLLMSampler, model: Path) -> N
     with VLLMSampler(data_parallel=2) as two:
         two.load(model)
         assert two.sample(MIXED, params) == sampler.sample(MIXED, params)
+        with pytest.raises(UserError, match=f"A prompt has {CONTEXT} tokens"):
+            two.sample([Request("7" * CONTEXT, (0,))], params)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_reused_engine_has_the_new_weights(
     tied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where embeddings and output layer are tied, vLLM's CPU build reloads them wrongly and reports success."""
+    """vLLM's CPU build reloads tied embeddings wrongly, and reports success."""
     folders = [make_model(tmp_path / str(seed), seed, tie_word_embeddings=tied) for seed in range(2)]
     params = SamplingParams(temperature=0, max_tokens=30)
     expected: list[list[Sampled]] = []

@@ -178,8 +178,8 @@ class VLLMSampler:
             longest = max(len(prompts[i]) for i, _ in shard.todo.values())
             if longest >= engine.context:
                 raise UserError(
-                    f"A prompt has {longest} tokens, and {self.model_dir} has room for {engine.context}, with "
-                    "its completion: shorten the prompts, or give the engine more memory (sampling.memory)."
+                    f"A prompt has {longest} tokens, and {self.model_dir} has room for {engine.context}, its "
+                    "completion included: shorten the prompts, or raise sampling.memory."
                 )
             groups = groupby(shard.todo.items(), key=lambda item: item[1][0])
             # vLLM keeps seeds in signed 64 bits, and takes -1 for none.
