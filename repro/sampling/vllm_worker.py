@@ -6,7 +6,8 @@ of ``vllm.LLM``; the first line out is ``{"ready": tokens of context}`` or ``{"e
 
 - ``{"sample": {...}}`` -> one ``{"completion": [key, token ids, "stop" | "length"]}`` each, as they finish;
 - ``{"log_probs": prompts}`` -> ``{"log_probs": [[natural log-probability of each token but the first]]}``;
-- ``{"sleep": level}`` and ``{"reload": model folder}`` -> ``{"done": ...}``.
+- ``{"sleep": level}`` -> ``{"slept": level}``;
+- ``{"reload": model folder}`` -> ``{"reloaded": model folder}``.
 
 Whatever goes wrong after the start ends the process with a traceback on standard error.
 """
@@ -102,9 +103,12 @@ def main() -> None:
                 reply(completion=completion)
         elif command == "log_probs":
             reply(log_probs=engine.log_probs(value))
-        else:
-            {"sleep": engine.sleep, "reload": engine.reload}[command](value)
-            reply(done=command)
+        elif command == "sleep":
+            engine.sleep(value)
+            reply(slept=value)
+        elif command == "reload":
+            engine.reload(value)
+            reply(reloaded=value)
 
 
 if __name__ == "__main__":

