@@ -314,8 +314,8 @@ class Lab:
         return report
 
     def _note_waste(self, cost_after: Sequence[int]) -> None:
-        """Account for the steps that a killed process had taken of this call and not saved. They are outside the
-        budget and the records, which must not depend on crashes; the log and ``wasted.jsonl`` show them."""
+        """Account for the steps that a killed process had taken of this call and not saved. They are outside
+        the budget and the records, which must not depend on crashes; log and ``wasted.jsonl`` show them."""
         progress = self._folder / "progress"
         if not progress.exists():
             return
@@ -325,10 +325,9 @@ class Lab:
             cost = [0, *cost_after]
             saved, taken = int(state.name) if state else 0, min(int(step), len(cost_after))
             if lost := cost[taken] - cost[saved]:
+                row = {"call": self._calls, "steps": taken - saved, "flops": lost}
                 with open(self._folder / "wasted.jsonl", "a") as file:
-                    file.write(
-                        json.dumps({"call": self._calls, "steps": taken - saved, "flops": lost}) + "\n"
-                    )
+                    file.write(json.dumps(row) + "\n")
                 self.log(f"{_tera(lost)} were lost when the run was killed")
             progress.unlink()
 

@@ -27,7 +27,6 @@ from repro.flops import (
     DPO_PASSES,
     TRAINING_PASSES,
     ModelShape,
-    Tally,
     flops,
     sample_tally,
     sequence_tally,
