@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,7 @@ from repro.records import Verdict
 from repro.rewards import ProcessScorer, Scored
 from repro.sampling import Request, Sampler, SamplingParams
 from repro.seeds import generator, stream_seed
-from repro.training import PairRow, Row, Trainer, encode
+from repro.training import PairRow, Row, Trainer, encode, newest_state
 from repro.training.batches import batches
 from repro.verify import Verifier
 
@@ -87,6 +88,7 @@ class Engines:
     max_tokens: int
     chunk: int  # completions per journal entry, sampled or scored
     max_length: int
+    lora_rank: int = 0  # of the adapters that the trainer trains; 0: it trains all weights
 
 
 class Lab:
@@ -122,6 +124,7 @@ class Lab:
         self._journal = Journal(folder / "journal")
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         self._shape = ModelShape.from_config(files.read_json(base / "config.json"), str(base / "config.json"))
+        self._trained_shape = self._shape.with_lora(engines.lora_rank)
         self._model = base
         self._loaded: Path | None = None
         self._trained: Path | None = None  # folder of the last training call, which holds its optimizer
@@ -233,7 +236,7 @@ class Lab:
             sample_tally(completions[0].prompt_tokens, [c.tokens for c in completions], longest)
             for completions in found
         ]
-        self._charge(account, 1, tallies, lambda _: self._model)
+        self._charge(account, 1, self._shape, tallies, lambda _: self._model)
 
     def _free_sampler(self) -> None:
         self._engines.sampler.close()
@@ -302,7 +305,7 @@ class Lab:
         objective = objective or (DPO() if data and isinstance(data[0], Pair) else SFT())
         rows = self._rows(data)
         passes, tallies = _costs(rows)
-        costs = [flops(self._shape, tally, passes) for tally in tallies]
+        costs = [flops(self._trained_shape, tally, passes) for tally in tallies]
 
         plan: list[list[int]] = []
         left = self.remaining
@@ -343,7 +346,7 @@ class Lab:
             for batch in plan:
                 self.visits.update(data[i].problem.id for i in batch)
             padded = [_batch_tally([tallies[i] for i in batch]) for batch in plan]
-            self._charge(Account.TRAIN, passes, padded, model_after, steps=True)
+            self._charge(Account.TRAIN, passes, self._trained_shape, padded, model_after, steps=True)
             self._forget()
             self.log("trained", steps=len(plan), loss=loss)
             report = TrainReport(steps=len(plan), sequences=sum(map(len, plan)), loss=loss)
@@ -353,18 +356,27 @@ class Lab:
         return report
 
     def _note_waste(self, cost_after: Sequence[int]) -> None:
-        """Account for the steps that a killed process had taken of this call. They are outside the budget and
-        the records, which must not depend on crashes; the log and ``wasted.jsonl`` show them."""
+        """Account for the steps that a killed process had taken of this call and not saved. They are outside
+        the budget and the records, which must not depend on crashes; log and ``wasted.jsonl`` show them."""
         progress = self._folder / "progress"
         if not progress.exists():
             return
         call, _, step = progress.read_text().partition(" ")
         if call == str(self._calls) and step.isdigit():
-            lost = cost_after[min(int(step), len(cost_after)) - 1]
-            with open(self._folder / "wasted.jsonl", "a") as file:
-                file.write(json.dumps({"call": self._calls, "steps": int(step), "flops": lost}) + "\n")
-            self.log(f"{_tera(lost)} were lost when the run was killed")
+            state = newest_state(self._unfinished)
+            cost = [0, *cost_after]
+            saved, taken = int(state.name) if state else 0, min(int(step), len(cost_after))
+            if lost := cost[taken] - cost[saved]:
+                row = {"call": self._calls, "steps": taken - saved, "flops": lost}
+                with open(self._folder / "wasted.jsonl", "a") as file:
+                    file.write(json.dumps(row) + "\n")
+                self.log(f"{_tera(lost)} were lost when the run was killed")
             progress.unlink()
+
+    @property
+    def _unfinished(self) -> Path:
+        """Where the training call under way keeps its states and snapshots until it is in the journal."""
+        return self._folder / "unfinished" / f"{self._calls:06d}"
 
     def _snapshot_steps(self, cost_after: Sequence[int]) -> list[int]:
         """The steps of a call after which a lower budget's checkpoint is due."""
@@ -391,6 +403,7 @@ class Lab:
         self._free_sampler()  # training wants the memory
         self._close_scorer()
         progress = self._folder / "progress"
+        unfinished = {step: self._unfinished / f"step-{step:06d}" for step in snapshots}
         each = max(1, len(plan) // 20)
 
         def on_step(step: int, loss: float) -> None:
@@ -405,18 +418,22 @@ class Lab:
                 objective,
                 optimizer,
                 folder,
-                snapshots={step: folder / f"step-{step:06d}" for step in snapshots},
+                snapshots=unfinished,
                 inherit=inherit,
                 horizon=horizon,
                 seed=stream_seed(self._name, "train", self._calls),
                 on_step=on_step,
+                states=self._unfinished,
             )
+            for snapshot in unfinished.values():
+                shutil.copytree(snapshot, folder / snapshot.name, copy_function=os.link)
         progress.unlink(missing_ok=True)
         return loss
 
     def step_cost(self, data: Data, batch_size: int, objective: SFT | DPO | None = None) -> int:
         passes, tallies = _costs(self._rows(data))
-        return sum(flops(self._shape, tally, passes) for tally in tallies) * batch_size // len(tallies)
+        costs = sum(flops(self._trained_shape, tally, passes) for tally in tallies)
+        return costs * batch_size // len(tallies)
 
     def gold(self, problems: Sequence[Problem]) -> list[Example]:
         if not self._uses_gold:
@@ -447,6 +464,7 @@ class Lab:
         self,
         account: Account,
         passes: int,
+        shape: ModelShape,
         tallies: Sequence[Tally],
         model_after: Callable[[int], Path],
         steps: bool = False,
@@ -508,6 +526,7 @@ class Lab:
 
     def _forget(self) -> None:
         """Remove the weights that nothing will read again: earlier calls', but for budgets' checkpoints."""
+        shutil.rmtree(self._unfinished, ignore_errors=True)
         keep = {self._model, self._trained, *(cut.model for cut in self.cuts)}
         keep |= {model.parent for model in keep if model is not None and model.name.startswith("step-")}
         for folder in (self._folder / "models").glob("[0-9]*"):

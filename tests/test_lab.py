@@ -23,7 +23,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from repro import files
 from repro.errors import UserError
-from repro.flops import DPO_PASSES, TRAINING_PASSES, ModelShape, flops, sample_tally, sequence_tally
+from repro.flops import (
+    DPO_PASSES,
+    TRAINING_PASSES,
+    ModelShape,
+    flops,
+    sample_tally,
+    sequence_tally,
+)
 from repro.lab import Engines, Lab
 from repro.ledger import Entry, by_account
 from repro.method import DPO, BudgetSpent, Completion, Example, Optimizer, Pair, Problem, Unavailable
@@ -33,7 +40,7 @@ from repro.rewards import Scored
 from repro.rewards.ladder import LadderScorer
 from repro.sampling import Request, Sample, Sampled, SamplingParams
 from repro.seeds import stream_seed
-from repro.training import PairRow, Row
+from repro.training import PairRow, Row, newest_state
 
 CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1,
@@ -88,6 +95,7 @@ class World:
     """The engines. ``crash`` numbers the entry (sampler, verifier, scorer, each training step) that dies."""
 
     crash: int = 0
+    save_every: int = 0  # steps of a training after which it saves its state
     entries: int = 0
     finished: int = 0  # calls of the sampler with its verifier, of the scorer, and of the trainer
     requests: list[Request] = field(default_factory=list)
@@ -146,19 +154,26 @@ class World:
         horizon: int | None = None,
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
+        states: Path | None = None,
     ) -> float:
         assert not self.weights, "the sampler still holds its memory"
         weights = (model_dir / "weights").read_text()
         self.starts.append((weights, inherit.name if inherit else ""))
         if inherit:
             weights = files.digest(weights, (inherit / "weights").read_text())
-        for step, batch in enumerate(batches, 1):
+        state = newest_state(states) if states else None
+        done = int(state.name) if state else 0
+        weights = (state / "weights").read_text() if state else weights
+        for step, batch in enumerate(batches[done:], done + 1):
             self.enter()
             weights = files.digest(weights, [repr(row) for row in batch])
             self.parts.append(Part(sum(map(cost_of, batch)), weights, step=True))
             self.rows += batch
             if snapshots and step in snapshots:
                 write_weights(snapshots[step], weights)
+            if states and self.save_every and step % self.save_every == 0:
+                with files.building(states / f"{step:06d}") as saved:
+                    write_weights(saved, weights)
             if on_step:
                 on_step(step, 1.0)
         write_weights(out_dir, weights)
@@ -205,7 +220,7 @@ def cost_of_scoring(scored: Scored) -> int:
 
 
 def write_weights(folder: Path, weights: str) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights").write_text(weights)
 
 
@@ -229,9 +244,12 @@ PROBLEM_SET = ProblemSet(
 def make(
     base: Path, folder: Path, world: World, *budgets: int, chunk: int = 4, name: str = "run/0", **how: Any
 ) -> Lab:
-    """A Lab in ``folder``; ``how``: scorer, corpus, uses_gold, uses_corpus."""
+    """A Lab in ``folder``; ``how``: scorer, corpus, lora_rank, uses_gold, uses_corpus."""
     scorer, corpus = how.pop("scorer", Judge(world)), how.pop("corpus", None)
-    engines = Engines(world, world, world, scorer, corpus, max_tokens=8, chunk=chunk, max_length=64)  # type: ignore[arg-type]
+    engines = Engines(
+        world, world, world, scorer, corpus, max_tokens=8, chunk=chunk, max_length=64,
+        lora_rank=how.pop("lora_rank", 0),
+    )  # type: ignore[arg-type]  # fmt: skip
     return Lab(name, folder, base, PROBLEM_SET, budgets or [PLENTY], engines, **how)
 
 
@@ -332,9 +350,9 @@ def test_every_budget_is_cut_at_the_last_part_that_it_holds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(SCRIPTS, st.integers(1, 4), st.data())
+@given(SCRIPTS, st.integers(1, 4), st.integers(0, 3), st.data())
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    base: Path, script: list[Call], chunk: int, data: st.DataObject
+    base: Path, script: list[Call], chunk: int, save_every: int, data: st.DataObject
 ) -> None:
     with TemporaryDirectory() as tmp:
         total = make(base, Path(tmp) / "uncut", World(), chunk=chunk)
@@ -350,12 +368,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
         folder = Path(tmp) / "killed"
         finished = 0
         for _ in range(2):  # killed twice
-            world = World(crash=data.draw(st.integers(1, clean.entries)))
+            world = World(crash=data.draw(st.integers(1, clean.entries)), save_every=save_every)
             killed = make(base, folder, world, *budgets, chunk=chunk)
             with suppress(Crash):
                 play(killed, script)
             finished += world.finished
-        world = World()
+        world = World(save_every=save_every)
         again = make(base, folder, world, *budgets, chunk=chunk)
         assert play(again, script) == seen
         assert cut_facts(again) == cuts
@@ -618,6 +636,44 @@ def test_what_a_killed_training_had_done_is_noted_beside_the_ledger(base: Path, 
     lost = sum(part.cost for part in world.parts[:2])
     assert json.loads(line) == {"call": 1, "steps": 2, "flops": lost}
     assert lab.spent == sum(part.cost for part in world.parts)
+
+
+def test_only_what_a_killed_training_had_not_saved_is_lost(base: Path, tmp_path: Path) -> None:
+    data = [Example(problem, "w1") for problem in PROBLEMS]
+    uncut = make(base, tmp_path / "uncut", World())
+    uncut.train(data, optimizer=ADAM, batch_size=1, steps=9)
+    steps = World()
+    make(base, tmp_path / "steps", steps).train(data, optimizer=ADAM, batch_size=1, steps=9)
+    budgets = [sum(part.cost for part in steps.parts[:3]), PLENTY]  # with a snapshot after the third
+    for crash in (6, 2):  # dies in the sixth step; then, from the fourth on, in the second
+        with pytest.raises(Crash):
+            make(base, tmp_path / "killed", World(crash=crash, save_every=4), *budgets).train(
+                data, optimizer=ADAM, batch_size=1, steps=9
+            )
+    world = World(save_every=4)
+    lab = make(base, tmp_path / "killed", world, *budgets)
+    lab.train(data, optimizer=ADAM, batch_size=1, steps=9)
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "wasted.jsonl").read_text().splitlines()]
+    fifth = steps.parts[4].cost
+    assert lines == [{"call": 1, "steps": 1, "flops": fifth}] * 2
+    assert [part.weights for part in world.parts] == [part.weights for part in steps.parts[4:]]
+    assert [(cut.model / "weights").read_text() for cut in lab.cuts] == [steps.parts[2].weights]
+    assert lab.ledger[-1].tally + lab.ledger[0].tally == uncut.ledger[0].tally
+    assert not list((tmp_path / "killed" / "unfinished").iterdir())
+
+
+def test_lora_is_charged_in_training_and_nowhere_else(base: Path, tmp_path: Path) -> None:
+    full, adapted = make(base, tmp_path / "a", World()), make(base, tmp_path / "b", World(), lora_rank=2)
+    data = [Example(problem, "w1") for problem in PROBLEMS]
+    for lab in (full, adapted):
+        lab.sample(PROBLEMS)
+        lab.train(data, optimizer=ADAM, batch_size=2, steps=3)
+    assert full.ledger[:-1] == adapted.ledger[:-1]
+    before, after = full.ledger[-1], adapted.ledger[-1]
+    assert before.tally == after.tally and after.shape == SHAPE.with_lora(2)
+    assert after.flops == flops(SHAPE.with_lora(2), after.tally, TRAINING_PASSES) != before.flops
+    assert after.papers_flops == before.papers_flops
+    assert adapted.step_cost(data, 2) * 3 == after.flops
 
 
 def test_a_damaged_checkpoint_is_named_and_not_used(base: Path, tmp_path: Path) -> None:

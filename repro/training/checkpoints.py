@@ -42,7 +42,7 @@ def load_model(folder: Path, attention: str | None = None) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, attn_implementation=attention
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"Cannot load the model in {folder}: {error}") from error
     return model, tokenizer
 
