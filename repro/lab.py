@@ -176,7 +176,7 @@ class Lab:
             raise ValueError(f"{len(problems)} problems need as many counts of 0 or more, not {counts[:5]}")
         params = SamplingParams(temperature, top_p, top_k, self._engines.max_tokens)
         account = Account.SEARCH if search else Account.SAMPLE
-        prompts = self._set.hinted if hint else self._set.prompts
+        prompts = self._set.hinted if hint else self._set.few_shot
         wanted: list[tuple[Problem, Request]] = []
         asked: Counter[str] = Counter()  # a problem that is named again goes on with new seeds
         for problem, count in zip(problems, counts, strict=True):
@@ -492,6 +492,7 @@ class Lab:
         """Close the run: one cut per budget, each of a checkpoint that is whole."""
         self._close()
         self._free_sampler()
+        self._close_scorer()
         for cut in self.cuts:
             self._require(cut.model)
         self._forget()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -153,6 +153,27 @@ def test_a_causal_model_says_plus_or_minus_after_each_tag(tmp_path: Path, family
         assert scored.prompt_tokens == len(QUESTION)
 
 
+def test_a_tag_may_hold_the_space_before_it(tmp_path: Path) -> None:
+    """As in Mistral's tokenizer, where the tag and the answers are words with their leading spaces."""
+    folder = make(tmp_path / "prm", "causal", "mistral")
+    letters = ["▁", "\n", "к", "и", "+", "-", "=", "?", *"0123456789"]
+    words = {token: i for i, token in enumerate(["<unk>", "<s>", *letters, "ки", "▁ки", "▁+", "▁-"])}
+    merges = [("к", "и"), ("▁", "ки"), ("▁", "+"), ("▁", "-")]
+    tokenizer = Tokenizer(models.BPE(words, merges, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    begin = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", words["<s>"])])
+    tokenizer.post_processor = begin
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>").save_pretrained(
+        folder
+    )
+    judge: Any = scorer(folder, "causal")
+    assert judge.candidates == [words["▁-"], words["▁+"]]
+    row = judge._row("1 + 2 ?", ["1 + 2 = 3", "3ки"])
+    assert [i for i, token in enumerate(row.ids) if token == words["▁ки"]] == row.marks
+    assert len(row.marks) == 2 and row.marks[-1] == len(row.ids) - 1
+    assert row.ids[: row.prompt_tokens] == judge.tokenizer.encode("1 + 2 ?")
+
+
 @pytest.mark.parametrize("kind", ["token_classification", "causal"])
 def test_rewards_do_not_depend_on_the_batch(tmp_path: Path, kind: str) -> None:
     folder = make(tmp_path / "prm", kind)
@@ -186,6 +207,16 @@ def test_a_step_that_spells_the_mark_is_one_step(tmp_path: Path, kind: str) -> N
     judge = scorer(make(tmp_path / "prm", kind), kind, separator=";")
     (scored,) = judge.score(completions(["5 ки ки = 5; 6 = 6\n\n7"], "ки ?"))
     assert len(scored.rewards) == 2
+
+
+def test_bfloat16_rewards_are_near(tmp_path: Path) -> None:
+    folder = make(tmp_path / "prm", "token_classification", initializer_range=0.05)
+    exact, rough = (
+        scorer(folder, "token_classification", dtype=dtype).score(completions())
+        for dtype in ("float32", "bfloat16")
+    )
+    for one, other in zip(exact, rough, strict=True):
+        assert other.rewards == pytest.approx(one.rewards, abs=0.02) and other.tokens == one.tokens
 
 
 @pytest.mark.parametrize("kind", ["token_classification", "causal"])

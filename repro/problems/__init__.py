@@ -1,7 +1,8 @@
 """Problem sets: what a study trains on and is tested on, prepared once as JSONL files.
 
 A file holds one problem a line: ``id``, ``question``, ``tier``, ``knowledge``, ``answer``, ``solution`` (may
-be null), ``prompt`` (exactly what the model sees) and ``hinted`` (the same with the answer shown).
+be null), and exactly what the model sees: ``prompt`` in training and evaluation, ``few_shot`` in sampling (the
+prompt behind the study's worked examples) and ``hinted`` (that with the answer shown).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from repro.seeds import generator
 from repro.verify import Verifier
 
 Log = logging.getLogger("repro.problems")
-FIELDS = ("id", "question", "tier", "knowledge", "answer", "solution", "prompt", "hinted")
+FIELDS = ("id", "question", "tier", "knowledge", "answer", "solution", "prompt", "few_shot", "hinted")
 REPORT = "report.json"
 TrainingRows = Gsm8kProblems | MathProblems | JsonlProblems  # sources with rows to draw
 
@@ -38,12 +39,13 @@ class ProblemSet:
     problems: Sequence[Problem]
     golds: dict[str, Gold]
     prompts: dict[str, str]
+    few_shot: dict[str, str]
     hinted: dict[str, str]
 
     @cached_property
     def digest(self) -> str:
         """Of everything that a run can depend on."""
-        facts = self.prompts, self.hinted, {name: asdict(gold) for name, gold in self.golds.items()}
+        facts = self.prompts, self.few_shot, self.hinted, {name: asdict(gold) for name, gold in self.golds.items()}
         return digest([asdict(problem) for problem in self.problems], *facts)
 
 
@@ -140,7 +142,7 @@ def _without(
     first: dict[str, str] = {}
     repeated = {}
     for problem, _ in rows:
-        owner = first.setdefault(" ".join(problem.question.split()).casefold(), problem.id)
+        owner = first.setdefault(" ".join(problem.question.split()), problem.id)
         if owner != problem.id:
             repeated[problem.id] = owner
     tests = {name: [problem for problem, _ in tested] for name, tested in benchmarks.items()}
@@ -191,13 +193,16 @@ def _line(problem: Problem, gold: Gold, prompt: Prompt, prompter: Prompter) -> d
         "answer": gold.answer,
         "solution": worked(prompt, gold),
         "prompt": prompter.plain(problem.question),
+        "few_shot": prompter.few_shot(problem.question),
         "hinted": prompter.hinted(problem.question, gold.answer),
     }
 
 
 def read(path: Path) -> ProblemSet:
     """The problems of a file that :func:`prepare` wrote. Raises UserError naming file, line and field."""
-    problems, golds, prompts, hinted = [], {}, {}, {}
+    problems: list[Problem] = []
+    golds: dict[str, Gold] = {}
+    prompts: dict[str, dict[str, str]] = {"prompt": {}, "few_shot": {}, "hinted": {}}
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.readlines()  # not splitlines, which also splits at rarer marks that JSON may hold
@@ -215,5 +220,6 @@ def read(path: Path) -> ProblemSet:
         problem = Problem.from_json(row)
         problems.append(problem)
         golds[problem.id] = Gold(row["answer"], row["solution"])
-        prompts[problem.id], hinted[problem.id] = row["prompt"], row["hinted"]
-    return ProblemSet(problems, golds, prompts, hinted)
+        for field, texts in prompts.items():
+            texts[problem.id] = row[field]
+    return ProblemSet(problems, golds, prompts["prompt"], prompts["few_shot"], prompts["hinted"])

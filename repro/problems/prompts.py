@@ -2,7 +2,8 @@ r"""Prompts: how a question becomes exactly the text that the model continues.
 
 A style has a version, which is raised when its text changes. Templates hold ``{question}`` and, for hints,
 ``{answer}``; all other braces, such as those of ``\boxed{}``, stand for themselves. Worked examples (shots)
-come before the question, as text or as turns of a chat.
+come before the question, as text or as turns of a chat, where completions are sampled to train on; training
+and evaluation see the question alone, as in STaR and AdaSTaR.
 """
 
 from __future__ import annotations
@@ -76,21 +77,27 @@ class Prompter:
         self._template, self._hinted = templates(prompt)
 
     def plain(self, question: str) -> str:
-        """The prompt of a question."""
-        return self._render(self._template, question, "")
+        """The prompt that is trained on and evaluated with."""
+        return self._render(self._template, question, "", [])
+
+    def few_shot(self, question: str) -> str:
+        """The prompt that is sampled from: the shots, and the question."""
+        return self._render(self._template, question, "", self._shots)
 
     def hinted(self, question: str, answer: str) -> str:
         """The same with the answer shown, to the question and to those of the shots."""
-        return self._render(self._hinted, question, answer)
+        return self._render(self._hinted, question, answer, self._shots)
 
     @property
     def digest(self) -> str:
         """Of all in a prompt but its question: style, templates, shots, system message, chat template."""
-        rendered = self.plain("{question}"), self.hinted("{question}", "{answer}")
+        rendered = self.few_shot("{question}"), self.hinted("{question}", "{answer}")
         return files.digest(self._prompt.style, STYLES[self._prompt.style].version, *rendered)
 
-    def _render(self, template: str, question: str, answer: str) -> str:
-        asked = [(fill(template, *shot[:2]), shot[2]) for shot in self._shots]
+    def _render(
+        self, template: str, question: str, answer: str, shots: Sequence[tuple[str, str, str]]
+    ) -> str:
+        asked = [(fill(template, *shot[:2]), shot[2]) for shot in shots]
         last = fill(template, question, answer)
         if not self._prompt.chat:
             return "".join(f"{text}{solution}{BETWEEN_SHOTS}" for text, solution in asked) + last

@@ -2,8 +2,8 @@
 the user's own. What each file holds, how its rows are read, and what its content must be.
 
 The content of a file is pinned by a digest over the problems read from it, in the order of their ids: the
-same for a file that came with a data folder and one from the hub (``repro fetch``), whatever its further fields
-and, where rows are not named by their line, its order.
+same for a file that came with a data folder and one from the hub (``repro fetch``), whatever its further
+fields and, where rows are not named by their line, its order.
 """
 
 from __future__ import annotations
