@@ -77,7 +77,7 @@ class Place:
         """The prompt of the only training problem."""
         row = {"id": "p-1", "question": text, "tier": "1", "knowledge": [], "answer": "1", "solution": None}
         self.work.joinpath("problems").mkdir(parents=True)
-        line = json.dumps({**row, "prompt": text, "hinted": text})
+        line = json.dumps({**row, "prompt": text, "few_shot": text, "hinted": text})
         self.work.joinpath("problems", "train.jsonl").write_text(line + "\n")
 
     def gsm8k(self, rows: list[dict[str, str]]) -> None:
