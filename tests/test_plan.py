@@ -38,7 +38,9 @@ GOOD: dict[str, Any] = {
     "base_model": {"source": "folder"},
     "sampling": {"max_tokens": 32},
     "training": {"max_length": 128, "micro_batch": 4},
-    "evaluation": {"profile": "pocket", "max_tokens": 32, "benchmarks": {"gsm8k": {"limit": 10, "samples": 3}}},
+    "evaluation": {
+        "profile": "pocket", "max_tokens": 32, "benchmarks": {"gsm8k": {"limit": 10, "samples": 3}},
+    },
 }  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def test_training_memory(tmp_path: Path) -> None:
         return need.bytes - plan.RESERVED
 
     # float32: 16 bytes for each of 68,160 weights = 1,090,560. A layer keeps of each token
-    # 16*64 + 4 * (2*64 + 3*64 + 3*32 + 4*96) = 1,024 + 3,200 = 4,224 bytes; 4 * 128 tokens, 2 layers: 4,325,376
+    # 16*64 + 4 * (2*64 + 3*64 + 3*32 + 4*96) = 1,024 + 3,200 = 4,224 bytes; 512 tokens, 2 layers: 4,325,376
     assert states() == 1_090_560 + 4_325_376
     # With checkpointing one layer, and the input of both: 4,224 + 2*4*64 = 4,736 bytes; 512 tokens: 2,424,832
     assert states(training__gradient_checkpointing=True) == 1_090_560 + 2_424_832
@@ -252,13 +254,17 @@ def test_worked_examples_lengthen_what_is_sampled_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
-def test_every_study_that_ships_has_a_plan(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_study_that_ships_has_a_plan(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     study = load_study(file)
     made_plan = plan.make(study, Layout(tmp_path, study.name), file)
     spent = sum(run.flops for run in made_plan.runs)
     assert spent >= len(study.seeds) * study.budgets[-1]
-    assert made_plan.total("train") + made_plan.total("sample") + made_plan.total("reward") == pytest.approx(spent)
+    assert made_plan.total("train") + made_plan.total("sample") + made_plan.total("reward") == pytest.approx(
+        spent
+    )
     assert all(run.train > 0 for run in made_plan.runs if run.flops)
     assert max(made_plan.steps.values()) < study.budgets[0]
     if study.gpus:  # a study that asks for GPUs fits the largest one it can have
@@ -286,7 +292,7 @@ def test_unknown_gpu_and_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config.json of nobody/unheard-of .* `repro fetch .*study.yaml`"):
         plan.make(load_study(file), Layout(tmp_path, "tiny"), file)
     file.write_text(yaml.safe_dump({**GOOD, "base_model": {"source": "folder", "path": "nowhere"}}))
-    with pytest.raises(UserError, match="nowhere/config.json does not exist"):
+    with pytest.raises(UserError, match="does not exist; name a transformers model folder"):
         plan.make(load_study(file), Layout(tmp_path, "tiny"), file)
 
 
