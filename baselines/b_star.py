@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import ClassVar
 
-from repro.method import Completion, Example, Lab, Method, Optimizer, Problem
+from repro.method import Aggregation, Completion, Example, Lab, Method, Optimizer, Problem, aggregate
 
 Rated = list[tuple[float, Completion]]  # solutions of one query, each with its reward r
 
@@ -39,6 +39,7 @@ class BSTaR(Method):
     n_probe: int = 600  # paper sec. 3
     temperatures: tuple[float, ...] = tuple(i / 10 for i in range(5, 13))  # paper app. B.2: 0.5 .. 1.2
     thresholds: tuple[float, ...] = tuple(i / 10 for i in range(-10, 11))  # paper app. B.2: -1.0 .. 1.0
+    aggregation: Aggregation = "min"  # of the steps' rewards; paper app. A.1
     steps: int = 500  # per round; paper app. B.2
     horizon: int = 4_500  # 9 rounds of 500 steps; paper app. B.2
     batch_size: int = 128  # paper app. B.2
@@ -56,14 +57,14 @@ class BSTaR(Method):
 
         balance: dict[tuple[float, float], float] = {}
         for temperature in self.temperatures:
-            probes = rate(lab, lab.sample(state, self.k, temperature=temperature, search=True))
+            probes = self.rate(lab, lab.sample(state, self.k, temperature=temperature, search=True))
             for threshold in self.thresholds if lab.has_process_rewards else (0.0,):
                 scores = [balance_score(probe, threshold, n_star) for probe in probes]
                 balance[temperature, threshold] = sum(scores) / len(scores)
         best = max(balance, key=lambda setting: balance[setting])  # of equals the first on the grid
         temperature, threshold = best
 
-        answered = rate(lab, lab.sample(queries, self.k, temperature=temperature))
+        answered = self.rate(lab, lab.sample(queries, self.k, temperature=temperature))
         ranked = [distinct_above(rated, threshold) for rated in answered]
         cap = smallest_cap([len(texts) for texts in ranked], self.n_wanted)
         data = [
@@ -81,13 +82,15 @@ class BSTaR(Method):
                 horizon=self.horizon,
             )
 
-
-def rate(lab: Lab, drawn: Sequence[Sequence[Completion]]) -> list[Rated]:
-    """Each solution with r = correct + (2 * smallest step reward - 1), or just correct without rewards."""
-    if not lab.has_process_rewards:
-        return [[(float(c.correct), c) for c in completions] for completions in drawn]
-    steps = iter(lab.score([c for completions in drawn for c in completions]))
-    return [[(c.correct + 2 * min(next(steps)) - 1, c) for c in completions] for completions in drawn]
+    def rate(self, lab: Lab, drawn: Sequence[Sequence[Completion]]) -> list[Rated]:
+        """Each solution with r = correct + (2 * step reward - 1), or just correct without rewards."""
+        if not lab.has_process_rewards:
+            return [[(float(c.correct), c) for c in completions] for completions in drawn]
+        steps = iter(lab.score([c for completions in drawn for c in completions]))
+        return [
+            [(c.correct + 2 * aggregate(next(steps), self.aggregation) - 1, c) for c in completions]
+            for completions in drawn
+        ]
 
 
 def balance_score(rated: Rated, threshold: float, n_star: int) -> float:

@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from repro.method import DPO, Completion, Lab, Method, Optimizer, Pair
+from repro.method import DPO, Aggregation, Completion, Lab, Method, Optimizer, Pair, aggregate
 
 Rated = list[tuple[float, Completion]]  # solutions of one problem, each with its reward S
 
@@ -37,6 +37,7 @@ class HSSTaR(Method):
     n: int = 8  # samples per problem on average; code: total_num
     n_pre: int = 3  # n_p; code: eval_num
     n_pre_unscored: int = 4  # n_p without process rewards; our choice
+    aggregation: Aggregation = "min"  # S(r), of the steps' rewards; paper
     tau_low: float = 0.15  # code: classify_diff.py
     tau_high: float = 0.65  # code: classify_diff.py
     temperature: float = 0.7  # code: synth_iteration_split.sh
@@ -60,7 +61,7 @@ class HSSTaR(Method):
         pre = lab.sample(problems, n_pre, temperature=self.temperature, top_p=self.top_p)
         boundary = [
             (problem, rated)
-            for problem, rated in zip(problems, rate(lab, random, pre), strict=True)
+            for problem, rated in zip(problems, self.rate(lab, random, pre), strict=True)
             if is_boundary(
                 accuracy=sum(c.correct for _, c in rated) / n_pre,
                 quality=sum(reward for reward, _ in rated) / n_pre if lab.has_process_rewards else None,
@@ -76,7 +77,7 @@ class HSSTaR(Method):
         again = lab.sample([p for p, _ in boundary], extra, temperature=self.temperature, top_p=self.top_p)
         pairs = [
             Pair(problem, chosen, rejected)
-            for (problem, before), after in zip(boundary, rate(lab, random, again), strict=True)
+            for (problem, before), after in zip(boundary, self.rate(lab, random, again), strict=True)
             for chosen, rejected in pair_up(before + after, random)
         ]
         lab.log("paired", pairs=len(pairs))
@@ -89,13 +90,14 @@ class HSSTaR(Method):
                 optimizer=self.optimizer,
             )
 
-
-def rate(lab: Lab, random: np.random.Generator, drawn: Sequence[Sequence[Completion]]) -> list[Rated]:
-    """Each solution with its smallest step reward, or with a random number where there are no rewards."""
-    if not lab.has_process_rewards:
-        return [[(float(random.random()), c) for c in completions] for completions in drawn]
-    scores = iter(lab.score([c for completions in drawn for c in completions]))
-    return [[(min(next(scores)), c) for c in completions] for completions in drawn]
+    def rate(
+        self, lab: Lab, random: np.random.Generator, drawn: Sequence[Sequence[Completion]]
+    ) -> list[Rated]:
+        """Each solution with S, made of its step rewards, or a random number where there are no rewards."""
+        if not lab.has_process_rewards:
+            return [[(float(random.random()), c) for c in completions] for completions in drawn]
+        steps = iter(lab.score([c for completions in drawn for c in completions]))
+        return [[(aggregate(next(steps), self.aggregation), c) for c in completions] for completions in drawn]
 
 
 def is_boundary(accuracy: float, quality: float | None, low: float, high: float) -> bool:

@@ -164,7 +164,7 @@ def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress)
         on_step=lambda step, loss: progress(step, spec.steps, loss),
     )
     shutil.rmtree(start)
-    (folder / "optimizer.safetensors").unlink()
+    shutil.rmtree(folder / "optimizer")
     shape = ModelShape.from_config(json.loads((folder / "config.json").read_text()))
     tallies = (sequence_tally([(len(row.prompt), len(row.response)) for row in batch]) for batch in plan)
     tally = sum(tallies, Tally.zero())

@@ -63,6 +63,50 @@ def methods(study: StudyFile) -> None:
 
 
 @app.command()
+def plan(
+    study: StudyFile,
+    gpu: Annotated[str | None, typer.Option(help="A GPU, such as A100-80; default: all known.")] = None,
+    mfu: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the peak in training.")] = 0.3,
+    sampling_utilisation: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the peak in sampling and evaluation.")
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="FLOPs, bytes and hours for machines.")] = False,
+) -> None:
+    """Print what a study costs and what it can see, before it costs anything."""
+    from repro import plan as planning
+    from repro.hardware import gpu_names
+
+    config = load_study(study)
+    made = planning.make(config, _layout(config), study)
+    write = planning.to_json if as_json else planning.render
+    typer.echo(write(made, gpu_names(gpu), mfu, sampling_utilisation))
+
+
+@app.command()
+def doctor(study: StudyFile) -> None:
+    """Check that this machine can run a study, and say what to do where it cannot."""
+    from repro.doctor import diagnose, render
+
+    findings = diagnose(study, Path.cwd())
+    typer.echo(render(findings))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fetch(study: StudyFile) -> None:
+    """Download what a study needs (data sets, models), so that all else runs without a network."""
+    # Read when huggingface_hub is first imported, which nothing above does.
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+    from repro import fetch as hub
+    from repro.problems import sources
+
+    config = load_study(study)
+    sources.fetch(config)
+    hub.models(config)
+
+
+@app.command()
 def problems(study: StudyFile) -> None:
     """Write the problem files of a study."""
     from repro.problems import prepare
@@ -112,14 +156,13 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 
 @app.command()
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
-    """Evaluate the checkpoints of one run with lm-eval."""
+    """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
     config = load_study(study)
-    layout = _layout(config)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
         _settle()
-        evaluate_run(config, layout.run(method, seed), layout.work, layout.samples(method, seed))
+        evaluate_run(config, method, seed, _layout(config))
 
 
 @app.command()

@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, files, problems
+from repro import __version__, files
 from repro.config import Study
+from repro.errors import UserError
 from repro.layout import Layout
+from repro.profiles import TITLES, settings
 
 RUNS = [
     "method", "title", "role", "paper", "seed", "budget", "spent", "use", "papers_flops", "status", "reason",
@@ -22,21 +24,34 @@ RUNS = [
 ]  # fmt: skip
 LEDGER = ["method", "seed", "budget", "account", "flops", "papers_flops", "tokens"]
 VISITS = ["method", "seed", "tier", "trained", "problems", "pool"]
-SAMPLE_KEY = ["method", "seed", "budget", "mode", "problem", "sample"]
-ENGINES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
+SAMPLE_KEY = ["method", "seed", "budget", "benchmark", "mode", "problem", "sample"]
+TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
+LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
+EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
 
 
 def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) -> None:
-    """Write ``results/<study>/records``. Raises UserError where a manifest or an evaluation is missing."""
+    """Write ``results/<study>/records``. Raises UserError where a manifest or an evaluation is missing, and
+    where rows were evaluated with different prompts, tasks or engines."""
     out = layout.results / "records"
     runs: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
     visits: list[dict[str, Any]] = []
     samples: list[pd.DataFrame] = []
+    facts: dict[str, Any] = dict.fromkeys(EVALUATION)
     for method in methods:
         for seed in study.seeds:
             manifest = files.read_json(layout.run(method, seed))
-            evaluation = files.read_json(layout.samples(method, seed).with_suffix(".json"))
+            path = layout.samples(method, seed).with_suffix(".json")
+            evaluation = files.read_json(path)
+            if manifest["budgets"]:
+                for name in EVALUATION:
+                    if facts[name] not in (None, evaluation[name]):
+                        raise UserError(
+                            f"{path}: {name} is {evaluation[name]}, but {facts[name]} for the runs before; "
+                            f"delete {path.parent} and evaluate them all alike"
+                        )
+                facts |= {name: evaluation[name] for name in EVALUATION}
             runs += _runs(study, manifest)
             ledger += _ledger(manifest, evaluation)
             visits += [{"method": method, "seed": seed, **row} for row in manifest["visits"]]
@@ -51,11 +66,10 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     _write_csv(out / "visits.csv", VISITS, visits)
     table = pd.concat(samples, ignore_index=True).sort_values(SAMPLE_KEY, kind="stable")
     buffer = io.BytesIO()
-    for column in ("method", "mode", "tier", "problem", "verdict", "finish", "text_hash"):
+    for column in TEXTS:
         table[column] = table[column].astype("category")
     table.to_parquet(buffer, index=False, compression="zstd")
     files.write_bytes(out / "samples.parquet", buffer.getvalue())
-    test = problems.read(layout.problems / "test.jsonl").problems
     files.write_json(
         out / "study.json",
         {
@@ -63,16 +77,36 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             "title": study.title,
             "budgets": study.budgets,
             "seeds": study.seeds,
-            "tiers": list(dict.fromkeys(problem.tier for problem in test)),
-            "metric": f"avg@{study.evaluation.samples}, sampled at T = 1, mean over tiers",
-            "samples_per_problem": study.evaluation.samples,
+            "benchmarks": _benchmarks(study, table),
+            "evaluation": facts,
             "target_accuracies": study.target_accuracies,
             "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
-            "versions": {"suite": __version__, **{name: version(name) for name in ENGINES}},
-            "task_version": evaluation["task_versions"],
+            "versions": {"suite": __version__, **{name: version(name) for name in LIBRARIES}},
             "command": f"snakemake --config study={study_file}",
         },
     )
+
+
+def _benchmarks(study: Study, samples: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each benchmark of the study, in its order: its tiers, and what its score is."""
+    found = []
+    for name in study.evaluation.benchmarks:
+        how = settings(study, name)
+        # The ladder has as many problems in each tier by design; elsewhere tiers only split the problems.
+        macro = name == "ladder"
+        tiers = samples.loc[samples["benchmark"] == name, "tier"]
+        found.append(
+            {
+                "name": name,
+                "title": TITLES[name],
+                "tiers": sorted(tiers.unique()),
+                "macro": macro,
+                "metric": how.metric + ", mean over tiers" * macro,
+                "samples_per_problem": how.samples,
+                "max_tokens": how.max_tokens,
+            }
+        )
+    return found
 
 
 def _runs(study: Study, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

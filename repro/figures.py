@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from repro.records import Role
 from repro.statistics import ALPHA, INSIDE, Analysis, Difference, Row, X
-from repro.tables import MINUS, account_means, by_score, flop_unit, flops, references
+from repro.tables import MINUS, account_means, by_score, flop_unit, flops, references, stem, tier_title
 
 _COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
@@ -46,14 +46,18 @@ _STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def all_figures(analysis: Analysis) -> dict[str, tuple[bytes, bytes]]:
-    """(PNG, SVG) of every figure by file stem. Rows without complete runs are left out and named."""
-    makers = {
-        "accuracy": accuracy, "differences": differences, "spend": spend, "frequency": frequency,
-    }  # fmt: skip
+def all_figures(analyses: Sequence[Analysis]) -> dict[str, tuple[bytes, bytes]]:
+    """(PNG, SVG) of every figure by file stem, given the analysis of each benchmark. Rows without complete
+    runs are left out and named."""
     style: Any = {**matplotlib.rcParamsDefault, **_STYLE, "backend": "agg"}
     with matplotlib.rc_context(style):
-        return {name: _render(make(analysis)) for name, make in makers.items()}
+        figures = {
+            stem(name, analysis): make(analysis)
+            for name, make in (("accuracy", accuracy), ("differences", differences))
+            for analysis in analyses
+        }
+        figures |= {"spend": spend(analyses[0]), "frequency": frequency(analyses[0])}
+        return {name: _render(figure) for name, figure in figures.items()}
 
 
 def _render(figure: Figure) -> tuple[bytes, bytes]:
@@ -92,7 +96,8 @@ def accuracy(analysis: Analysis) -> Figure:
         labels.append((x[-1], y[-1], title, look["color"]))
     axes.set_xlabel(f"spent FLOPs ({name})")
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(f"{study.facts['title']}: accuracy at matched FLOPs", pad=12)
+    on = f" on {analysis.benchmark.title}" if len(study.benchmarks) > 1 else ""
+    axes.set_title(f"{study.facts['title']}: accuracy{on} at matched FLOPs", pad=12)
     ticks = [b / unit for b in study.budgets]
     if ticks[-1] / ticks[0] >= 6:
         axes.set_xscale("log")
@@ -131,7 +136,9 @@ def differences(analysis: Analysis) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(-0.7, len(rows) - 0.3)
     panels[0].set_yticks(range(len(rows)), [r.title for r in rows])
-    _name_missing(figure, analysis, f"Filled: significant at {ALPHA:g} after Holm. At {flops(study.top)}.")
+    on = f" On {analysis.benchmark.title}." if len(study.benchmarks) > 1 else ""
+    note = f"Filled: significant at {ALPHA:g} after Holm. At {flops(study.top)}.{on}"
+    _name_missing(figure, analysis, note)
     return figure
 
 
@@ -171,15 +178,15 @@ def spend(analysis: Analysis) -> Figure:
 
 
 def frequency(analysis: Analysis) -> Figure:
-    """How often the problems of each tier were trained on, and how many of them at all."""
+    """How often the training problems of each tier were trained on, and how many of them at all."""
     study = analysis.study
     visited = {v["method"] for v in study.visits}
     rows = [r for r in study.rows if r.method in visited and not study.incomplete(r.method, study.top)]
-    tiers = list(study.tiers)
+    tiers = sorted({v["tier"] for v in study.visits})
     totals = np.zeros((3, len(rows), len(tiers)))  # trained, problems, pool
     for v in study.visits:
         for i, row in enumerate(rows):
-            if v["method"] == row.method and v["seed"] in study.seeds and v["tier"] in tiers:
+            if v["method"] == row.method and v["seed"] in study.seeds:
                 totals[:, i, tiers.index(v["tier"])] += [v["trained"], v["problems"], v["pool"]]
     with np.errstate(invalid="ignore"):
         often, covered = totals[0] / totals[2], 100 * totals[1] / totals[2]
@@ -195,7 +202,7 @@ def frequency(analysis: Analysis) -> Figure:
                 if not np.isnan(v):
                     colour = "white" if v > 0.62 * highest else "#222222"
                     axes.text(j, i, form(v), ha="center", va="center", color=colour, fontsize=9)
-        axes.set_xticks(range(len(tiers)), [f"tier {t}" if len(t) < 3 else t for t in tiers])
+        axes.set_xticks(range(len(tiers)), [tier_title(t) for t in tiers])
         axes.set_title(title, pad=8)
         axes.hlines(np.arange(len(rows) - 1) + 0.5, -0.5, len(tiers) - 0.5, color="white", lw=1.5)
         axes.grid(visible=False)

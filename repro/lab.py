@@ -26,7 +26,16 @@ from transformers import AutoTokenizer
 
 from repro import files, rewards
 from repro.errors import UserError
-from repro.flops import DPO_PASSES, TRAINING_PASSES, ModelShape, Tally, flops, sample_tally, sequence_tally
+from repro.flops import (
+    DPO_PASSES,
+    FORWARD_PASSES,
+    TRAINING_PASSES,
+    ModelShape,
+    Tally,
+    flops,
+    sample_tally,
+    sequence_tally,
+)
 from repro.journal import Journal
 from repro.ledger import Account, Entry
 from repro.method import (
@@ -43,7 +52,7 @@ from repro.method import (
 )
 from repro.problems import ProblemSet
 from repro.records import Verdict
-from repro.rewards import ProcessScorer
+from repro.rewards import ProcessScorer, Scored
 from repro.sampling import Request, Sampler, SamplingParams
 from repro.seeds import generator, stream_seed
 from repro.training import PairRow, Row, Trainer, encode
@@ -76,7 +85,7 @@ class Engines:
     scorer: ProcessScorer | None
     corpus: Callable[[int, int], list[tuple[str, str]]] | None  # (rows, seed) -> (prompt, response)
     max_tokens: int
-    chunk: int  # completions per journal entry
+    chunk: int  # completions per journal entry, sampled or scored
     max_length: int
 
 
@@ -137,8 +146,9 @@ class Lab:
 
     @property
     def has_process_rewards(self) -> bool:
-        self.mode = "with process rewards" if self._engines.scorer else "verifier only"
-        return self._engines.scorer is not None
+        scorer = self._engines.scorer
+        self.mode = f"process rewards: {scorer.name}" if scorer else "verifier only"
+        return scorer is not None
 
     def rng(self, name: str) -> np.random.Generator:
         return generator(self._name, "method", self.round, name)
@@ -166,7 +176,7 @@ class Lab:
             raise ValueError(f"{len(problems)} problems need as many counts of 0 or more, not {counts[:5]}")
         params = SamplingParams(temperature, top_p, top_k, self._engines.max_tokens)
         account = Account.SEARCH if search else Account.SAMPLE
-        prompts = self._set.hinted if hint else self._set.prompts
+        prompts = self._set.hinted if hint else self._set.few_shot
         wanted: list[tuple[Problem, Request]] = []
         asked: Counter[str] = Counter()  # a problem that is named again goes on with new seeds
         for problem, count in zip(problems, counts, strict=True):
@@ -201,6 +211,7 @@ class Lab:
 
     def _sample(self, chunk: Sequence[tuple[Problem, Request]], params: SamplingParams) -> list[Any]:
         """Sample and verify: ``[prompt tokens, [[text, tokens, finish, verdict], ...]]`` for each request."""
+        self._close_scorer()
         if self._loaded != self._model:
             self._require(self._model)
             self._engines.sampler.load(self._model)
@@ -224,13 +235,44 @@ class Lab:
         ]
         self._charge(account, 1, tallies, lambda _: self._model)
 
+    def _free_sampler(self) -> None:
+        self._engines.sampler.close()
+        self._loaded = None
+
     # -- rewards and embeddings ------------------------------------------------------------------------
 
     def score(self, completions: Sequence[Completion]) -> list[tuple[float, ...]]:
-        if self._engines.scorer is None:
+        scorer = self._engines.scorer
+        if scorer is None:
             raise Unavailable("the study has no process rewards (key `process_rewards`)")
+        if scorer.shape is None:  # rules: nothing to charge, and done sooner than written to the journal
+            return [scored.rewards for scored in scorer.score(completions)]
+        self._begin()
+        found: list[tuple[float, ...]] = []
+        for start in range(0, len(completions), self._engines.chunk):
+            chunk = completions[start : start + self._engines.chunk]
+            arguments = [scorer.name, [(c.problem.id, c.text) for c in chunk]]
+            value = self._journal.next("score", arguments, partial(self._score, scorer, chunk))
+            scored = [Scored(tuple(rewards), *counts) for rewards, *counts in value]
+            tallies = [
+                sequence_tally([(s.prompt_tokens, s.tokens)], s.logits) if s.logits else Tally.zero()
+                for s in scored
+            ]
+            self._charge(Account.REWARD, FORWARD_PASSES, tallies, lambda _: self._model, shape=scorer.shape)
+            found += [s.rewards for s in scored]
+        self.log("scored", completions=len(found), steps=sum(map(len, found)))
+        return found
+
+    def _score(self, scorer: ProcessScorer, chunk: Sequence[Completion]) -> list[Any]:
+        """``[rewards, prompt tokens, completion tokens, logits]`` for each completion."""
+        self._free_sampler()
         with self._clock("reward"):
-            return self._engines.scorer.score(completions)
+            return [[s.rewards, s.prompt_tokens, s.tokens, s.logits] for s in scorer.score(chunk)]
+
+    def _close_scorer(self) -> None:
+        """Give the reward model's memory to the policy."""
+        if self._engines.scorer is not None:
+            self._engines.scorer.close()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return rewards.embed(texts)
@@ -346,6 +388,8 @@ class Lab:
         horizon: int | None,
     ) -> float:
         self._require(source)
+        self._free_sampler()  # training wants the memory
+        self._close_scorer()
         progress = self._folder / "progress"
         each = max(1, len(plan) // 20)
 
@@ -406,21 +450,24 @@ class Lab:
         tallies: Sequence[Tally],
         model_after: Callable[[int], Path],
         steps: bool = False,
+        shape: ModelShape | None = None,
     ) -> None:
         """Charge the parts of one call in order, cutting at each budget that the next part would cross.
 
-        ``model_after(i)`` is the policy once ``i`` parts are done. Raises BudgetSpent at the top budget.
+        ``model_after(i)`` is the policy once ``i`` parts are done; ``shape`` is the policy's unless another
+        model did the work. Raises BudgetSpent at the top budget.
         """
+        shape = shape or self._shape
         pending = Tally.zero()
 
         def book() -> None:
             nonlocal pending
             if pending != Tally.zero():
-                self.ledger.append(Entry(account, self.round, self._calls, passes, self._shape, pending))
+                self.ledger.append(Entry(account, self.round, self._calls, passes, shape, pending))
             pending = Tally.zero()
 
         for done, tally in enumerate(tallies):
-            cost = flops(self._shape, tally, passes)
+            cost = flops(shape, tally, passes)
             while self._spent + cost > self._budgets[len(self.cuts)]:
                 book()
                 self._cut(model_after(done))
@@ -444,6 +491,8 @@ class Lab:
     def finish(self) -> list[Cut]:
         """Close the run: one cut per budget, each of a checkpoint that is whole."""
         self._close()
+        self._free_sampler()
+        self._close_scorer()
         for cut in self.cuts:
             self._require(cut.model)
         self._forget()

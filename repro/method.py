@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict
 
 from repro.objectives import DPO, SFT, Optimizer, Settings
 from repro.records import Completion, Example, Pair, Problem, Role, Verdict
+from repro.rewards import Aggregation, aggregate
 
 __all__ = [
-    "DPO", "SFT", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Optimizer", "Pair",
-    "Problem", "Role", "TrainReport", "Unavailable", "Verdict",
+    "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Optimizer", "Pair",
+    "Problem", "Role", "TrainReport", "Unavailable", "Verdict", "aggregate",
 ]  # fmt: skip
 
 
@@ -82,7 +83,8 @@ class Lab(Protocol):
         """
 
     def score(self, completions: Sequence[Completion]) -> list[tuple[float, ...]]:
-        """Process rewards in [0, 1], one per reasoning step of each completion (at least one).
+        """Process rewards in [0, 1], one per reasoning step of each completion (at least one). A reward
+        model is charged to the ``reward`` account, with its own shape; ``aggregate`` makes one of them.
 
         Raises :class:`Unavailable` where the study has no process scorer.
         """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from repro.figures import all_figures
 from repro.files import write_bytes, write_text
-from repro.statistics import BOOTSTRAPS, FLIPS, Analysis, Study, load
+from repro.statistics import BOOTSTRAPS, FLIPS, Analysis, Benchmark, Study, load
 from repro.tables import Table, all_tables, flops
 
 _CAPTIONS = {
@@ -44,8 +44,8 @@ def build(records: Path, out: Path) -> None:
     Raises UserError naming the file and the column when the records are malformed.
     """
     study = load(records)
-    analysis = Analysis(study)
-    tables, figures = all_tables(analysis), all_figures(analysis)
+    analyses = [Analysis(study, benchmark.name) for benchmark in study.benchmarks]
+    tables, figures = all_tables(analyses), all_figures(analyses)
     page = render(study, tables, {name: svg for name, (_, svg) in figures.items()})
     for folder in (out / "tables", out / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,24 +61,37 @@ def build(records: Path, out: Path) -> None:
 
 def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
     """The report as one self-contained page; ``figures`` are SVG."""
-    facts, model = study.facts, study.facts["model"]
+    facts, model, evaluation = study.facts, study.facts["model"], study.facts["evaluation"]
+    single = len(study.benchmarks) == 1
     about = {
-        "Score": facts["metric"],
+        "Score" if single else f"Score, {one.title}": f"{one.metric}, at most {length:,} tokens"
+        for one, length in ((one, one.max_tokens) for one in study.benchmarks)
+    }
+    about |= {
         "Model": f"{model['description']} ({model['parameters']:,} parameters)",
         "Budgets": ", ".join(map(flops, study.budgets)),
         "Training seeds": ", ".join(map(str, study.seeds)),
-        "Test problems": ", ".join(
-            f"{tier}: {int((study.tier_of == i).sum())}" for i, tier in enumerate(study.tiers)
-        )
-        + f"; {study.k} samples each",
-        "Task versions": ", ".join(f"{task} {number}" for task, number in facts["task_version"].items()),
+    }
+    about |= {
+        "Test problems" if single else f"Test problems, {one.title}": _counts(one) for one in study.benchmarks
+    }
+    about |= {
+        "Engine": ", ".join(f"{name} {value}" for name, value in (evaluation["engine"] or {}).items()),
+        "Prompt": f"digest {evaluation['prompt']}",
+        "Task versions": ", ".join(
+            f"{task} {number}" for task, number in (evaluation["tasks"] or {}).items()
+        ),
         "Statistics": f"{BOOTSTRAPS:,} bootstrap draws, {FLIPS:,} sign flips, fixed seed",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items())),
     }
     papers = {row.title: row.paper for row in study.rows if row.paper}
     shown = {table.name: f"<section>\n{table.html()}</section>\n" for table in tables}
     pictures = {name: _figure(name, svg) for name, svg in figures.items()}
-    leaderboard = shown.pop("leaderboard")
+
+    def take(found: dict[str, str], name: str) -> str:
+        """All of that kind: of each benchmark, where there are several."""
+        return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
+
     title = html.escape(facts["title"])
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -88,15 +101,21 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         "shows X and says why; no mean is taken over what happens to exist.</p>\n"
         f"{_definitions(about)}"
         "<h2>Result</h2>\n"
-        + pictures["accuracy"]
-        + leaderboard
-        + pictures["differences"]
+        + take(pictures, "accuracy")
+        + take(shown, "leaderboard")
+        + take(pictures, "differences")
         + "<h2>Details</h2>\n"
-        f"{shown.pop('tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
+        f"{take(shown, 'tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
         f"{pictures['frequency']}{''.join(shown.values())}"
         + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")
         + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts['command'])}</pre>\n</body>\n</html>\n"
     )
+
+
+def _counts(benchmark: Benchmark) -> str:
+    each = [f"{tier}: {int((benchmark.tier_of == i).sum())}" for i, tier in enumerate(benchmark.tiers)]
+    split = f" ({', '.join(each)})" if len(each) > 1 else ""
+    return f"{len(benchmark.tier_of):,}{split}; {benchmark.k} samples each"
 
 
 def _definitions(entries: dict[str, str]) -> str:
@@ -107,7 +126,8 @@ def _definitions(entries: dict[str, str]) -> str:
 def _figure(name: str, svg: bytes) -> str:
     # As an image, not inline: the ids inside one SVG would clash with those of another.
     data = base64.b64encode(svg).decode()
-    caption = html.escape(_CAPTIONS[name])
+    kind, _, benchmark = name.partition("_")
+    caption = html.escape(_CAPTIONS[kind] + (f" On {benchmark}." if benchmark else ""))
     return (
         f'<figure id="{name}">\n<img alt="{caption}" src="data:image/svg+xml;base64,{data}">\n'
         f"<figcaption>{caption}</figcaption>\n</figure>\n"

@@ -49,14 +49,14 @@ def train(study: Study, name: str, seed: int, layout: Layout, baselines: Path = 
     visits: Counter[str] = Counter()
     status, reason, mode = "ok", "", ""
     with Verifier() as verifier:
-        engines = _engines(study, verifier)
+        parts = engines(study, verifier)
         for index, budgets in enumerate(groups):
             suffix = f"-budget{index}" if method.per_budget else ""
             folder = layout.work / "runs" / f"{name}-{seed}-{key}{suffix}"
             # A job of a killed Snakemake may still be at it: what it journals is not done again.
             with files.lease(folder, wait=True):
                 lab = Lab(
-                    f"{name}/{seed}", folder, layout.base, training_set, budgets, engines,
+                    f"{name}/{seed}", folder, layout.base, training_set, budgets, parts,
                     method.uses_gold, method.uses_corpus,
                 )  # fmt: skip
                 top = budgets[-1] / 1e12
@@ -86,7 +86,7 @@ def train(study: Study, name: str, seed: int, layout: Layout, baselines: Path = 
     return manifest
 
 
-def _engines(study: Study, verifier: Verifier) -> Engines:
+def engines(study: Study, verifier: Verifier) -> Engines:
     warm = isinstance(study.base_model, WarmStart)
     return Engines(
         sampler=sampler_for(study.sampling),

@@ -1,13 +1,17 @@
 """From a study's records to numbers with their uncertainty. NumPy only; importing it loads no torch.
 
-The score of a row at a budget is the mean over tiers of the mean over problems of avg@k, over training
-seeds. It has two sources of error, and both go into every interval and every p-value:
+The score of a row at a budget on a benchmark is the mean over problems of avg@k, over training seeds; on the
+ladder the mean over tiers of that. It has two sources of error, and both go into every interval and every
+p-value:
 
-- *problems and samples*: problems are resampled with replacement within their tier. A problem's avg@k
-  carries its own sampling noise, so resampling the samples as well would count that noise twice.
+- *problems and samples*: problems are resampled with replacement, within their tier where tiers count alike.
+  A problem's avg@k carries its own sampling noise, so resampling the samples as well would count that noise
+  twice.
 - *training seeds*: two or three seeds say next to nothing about the spread of one row, so the variance
   between seeds is pooled over all trained rows of a budget (the variance components of a one-way layout,
   two-way for paired differences) and enters as a Student-t variate with the pooled degrees of freedom.
+
+Nothing is pooled over benchmarks: each has its own intervals, families of tests and ranks.
 
 A row that lacks a seed at a budget has no number there but an :class:`X` with its reason.
 """
@@ -25,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from scipy.special import comb, stdtrit
+from scipy.special import comb, ndtr, ndtri, stdtrit
 
 from repro.errors import UserError
 from repro.records import Role
@@ -50,13 +54,15 @@ _LEDGER = {
 }  # fmt: skip
 _VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
 _SAMPLES = (
-    "method", "seed", "budget", "mode", "tier", "problem", "sample", "correct", "verdict", "tokens",
-    "finish", "text_hash",
+    "method", "seed", "budget", "benchmark", "mode", "tier", "problem", "sample", "correct", "verdict",
+    "answer", "tokens", "finish", "text_hash",
 )  # fmt: skip
 _FACTS = (
-    "name", "title", "budgets", "seeds", "tiers", "metric", "samples_per_problem", "target_accuracies",
-    "model", "versions", "task_version", "command",
+    "name", "title", "budgets", "seeds", "benchmarks", "evaluation", "target_accuracies", "model", "versions",
+    "command",
 )  # fmt: skip
+_BENCHMARK = {"name": str, "title": str, "tiers": list, "macro": bool, "metric": str,
+              "samples_per_problem": int, "max_tokens": int}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- results
@@ -100,25 +106,40 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """What the study measured on one benchmark. Arrays are [row, seed, budget, problem] or
+    [row, seed, budget]."""
+
+    name: str
+    title: str
+    metric: str  # what a score is, in words
+    k: int  # sampled completions per problem
+    max_tokens: int  # of a completion
+    macro: bool  # whether a score is the mean over tiers; else over problems
+    tiers: tuple[str, ...]
+    tier_of: np.ndarray  # [problem] index into `tiers`, ascending
+    scores: dict[Mode, np.ndarray]  # mean correctness of each problem; NaN where it was not evaluated
+    majority: np.ndarray  # whether the answer that most sampled completions give is right; NaN where unknown
+    rates: dict[str, np.ndarray]  # means over the sampled completions: truncated, unparsable, timeout, ...
+
+    @property
+    def strata(self) -> np.ndarray:
+        """[problem] The groups of problems whose means count alike."""
+        return self.tier_of if self.macro else np.zeros_like(self.tier_of)
+
+
+@dataclass(frozen=True)
 class Study:
-    """The records of one study. Arrays are [row, seed, budget, problem] or [row, seed, budget]."""
+    """The records of one study."""
 
     facts: dict[str, Any]  # study.json
     budgets: tuple[int, ...]  # FLOPs, ascending
     seeds: tuple[int, ...]
-    tiers: tuple[str, ...]
     rows: tuple[Row, ...]
     runs: list[dict[str, Any]]  # the lines of runs.csv, and so on
     ledger: list[dict[str, Any]]
     visits: list[dict[str, Any]]
-    tier_of: np.ndarray  # [problem] index into `tiers`, ascending
-    scores: dict[Mode, np.ndarray]  # mean correctness of each problem; NaN where it was not evaluated
-    rates: dict[str, np.ndarray]  # means over the sampled completions: truncated, unparsable, timeout, ...
-
-    @property
-    def k(self) -> int:
-        """Sampled completions per problem."""
-        return int(self.facts["samples_per_problem"])
+    benchmarks: tuple[Benchmark, ...]
 
     @property
     def top(self) -> int:
@@ -190,10 +211,10 @@ def load(records: Path) -> Study:
 
     budgets = tuple(sorted(int(b) for b in facts["budgets"]))
     seeds = tuple(sorted(int(s) for s in facts["seeds"]))
-    tiers = tuple(str(t) for t in facts["tiers"])
-    study = Study(facts, budgets, seeds, tiers, tuple(rows), runs, ledger, visits,
-                  *_read_samples(records / "samples.parquet", rows, seeds, budgets, tiers))  # fmt: skip
-    _check_samples(study, records / "samples.parquet")
+    benchmarks = _read_samples(records / "samples.parquet", facts["benchmarks"], rows, seeds, budgets)
+    study = Study(facts, budgets, seeds, tuple(rows), runs, ledger, visits, benchmarks)
+    for benchmark in benchmarks:
+        _check_samples(study, benchmark, records / "samples.parquet")
     return study
 
 
@@ -207,9 +228,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
     for key in _FACTS:
         if key not in facts:
             raise UserError(f"{path} lacks the key '{key}'.")
-    for key in ("budgets", "seeds", "tiers"):
+    for key in ("budgets", "seeds", "benchmarks"):
         if not facts[key] or not isinstance(facts[key], list):
             raise UserError(f"{path}: the key '{key}' must be a list that is not empty.")
+    for number, benchmark in enumerate(facts["benchmarks"], 1):
+        for key, kind in _BENCHMARK.items():
+            if not isinstance(benchmark, dict) or not isinstance(benchmark.get(key), kind):
+                raise UserError(
+                    f"{path}: benchmark {number} lacks the key '{key}', or it is no {kind.__name__}."
+                )
     return dict(facts)
 
 
@@ -241,44 +268,70 @@ def _read_csv(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
 
 
 def _read_samples(
-    path: Path, rows: Sequence[Row], seeds: Sequence[int], budgets: Sequence[int], tiers: Sequence[str]
-) -> tuple[np.ndarray, dict[Mode, np.ndarray], dict[str, np.ndarray]]:
+    path: Path,
+    benchmarks: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    budgets: Sequence[int],
+) -> tuple[Benchmark, ...]:
     try:
         names = pq.read_schema(path).names
         for name in _SAMPLES:
             if name not in names:
                 raise UserError(f"{path} lacks the column '{name}'.")
-        text = ["method", "mode", "tier", "problem", "verdict", "finish", "text_hash"]
+        text = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
         frame = pq.read_table(path, columns=list(_SAMPLES), read_dictionary=text).to_pandas()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; collect the study's records first.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}.") from None
 
-    def codes(column: str, known: Sequence[Any]) -> np.ndarray:
-        values = frame[column]
+    def codes(values: pd.Series, known: Sequence[Any]) -> np.ndarray:
         found = np.asarray(pd.Index(known).get_indexer(values))
         if (found < 0).any():
             raise UserError(
-                f"{path}: column '{column}' holds '{values[found < 0].iloc[0]}', unknown to the study."
+                f"{path}: column '{values.name}' holds '{values[found < 0].iloc[0]}', unknown to the study."
             )
         return found
 
-    row, seed = codes("method", [r.method for r in rows]), codes("seed", seeds)
-    budget, tier = codes("budget", budgets), codes("tier", tiers)
-    sampled = codes("mode", ("greedy", "sampled")).astype(bool)
+    of = codes(frame["benchmark"], [facts["name"] for facts in benchmarks])
+    runs = [
+        codes(frame["method"], [row.method for row in rows]),
+        codes(frame["seed"], seeds),
+        codes(frame["budget"], budgets),
+    ]
+    shape = len(rows), len(seeds), len(budgets)
+    found = []
+    for number, facts in enumerate(benchmarks):
+        chosen = of == number
+        part = frame[chosen]
+        tier = codes(part["tier"], facts["tiers"]) if len(part) else np.zeros(0, int)
+        sampled = codes(part["mode"], ("greedy", "sampled")).astype(bool)
+        run = np.ravel_multi_index([run[chosen] for run in runs], shape)
+        found.append(_benchmark(facts, part, run, shape, tier, sampled))
+    return tuple(found)
 
+
+def _benchmark(
+    facts: Mapping[str, Any],
+    frame: pd.DataFrame,
+    run: np.ndarray,
+    runs: tuple[int, ...],
+    tier: np.ndarray,
+    sampled: np.ndarray,
+) -> Benchmark:
+    """One benchmark from its lines; ``run`` is the flat index of each into [row, seed, budget]."""
     # Problems in the order of their tier, then their id: the order of rows in the file does not matter.
-    problems = frame["problem"].astype("category")
+    problems = frame["problem"].astype("category").cat.remove_unused_categories()
     ids = problems.cat.reorder_categories(sorted(problems.cat.categories)).cat
     apart = max(1, len(ids.categories))
     keys, problem = np.unique(tier * apart + ids.codes.to_numpy(), return_inverse=True)
     tier_of = keys // apart
 
-    shape = (len(rows), len(seeds), len(budgets), len(keys))
-    cell = np.ravel_multi_index((row, seed, budget, problem), shape) if len(frame) else np.zeros(0, int)
-    correct = frame["correct"].to_numpy(bool)
+    shape = (*runs, len(keys))
     size = int(np.prod(shape))
+    cell = run * len(keys) + problem
+    correct = frame["correct"].to_numpy(bool)
 
     def mean(values: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
         count = np.bincount(at, minlength=size)
@@ -289,38 +342,43 @@ def _read_samples(
         "sampled": mean(correct[sampled], cell[sampled], size).reshape(shape),
         "greedy": mean(correct[~sampled], cell[~sampled], size).reshape(shape),
     }
-    run = cell[sampled] // max(1, len(keys))
-    drawn = frame[sampled]
+    drawn, cell, run = frame[sampled], cell[sampled], run[sampled]
     flags = {
         "truncated": (drawn["finish"] == "length").to_numpy(),
         "unparsable": (drawn["verdict"] == "unparsable").to_numpy(),
         "timeout": (drawn["verdict"] == "timeout").to_numpy(),
         "tokens": drawn["tokens"].to_numpy(),
     }
-    rates = {name: mean(values, run, int(np.prod(shape[:-1]))) for name, values in flags.items()}
-    count = np.bincount(cell[sampled], minlength=size).reshape(shape)
+    rates = {name: mean(values, run, int(np.prod(runs))) for name, values in flags.items()}
+    count = np.bincount(cell, minlength=size).reshape(shape)
     texts = drawn["text_hash"].astype("category").cat.codes.to_numpy(np.int64)
     apart = texts.max(initial=0) + 1
-    distinct = np.unique(cell[sampled] * apart + texts) // apart
+    distinct = np.unique(cell * apart + texts) // apart
     with np.errstate(invalid="ignore"):
         rates["distinct"] = np.bincount(distinct, minlength=size).reshape(shape).sum(-1) / count.sum(-1)
-    rates = {name: values.reshape(shape[:-1]) for name, values in rates.items()}
+    rates = {name: values.reshape(runs) for name, values in rates.items()}
     rates["fewest"], rates["most"] = count.min(-1, initial=size), count.max(-1, initial=0)
-    return tier_of, scores, rates
+
+    majority = majority_correct(cell, drawn["sample"], drawn["answer"], correct[sampled], size).reshape(shape)
+    return Benchmark(
+        facts["name"], facts["title"], facts["metric"], facts["samples_per_problem"],
+        facts["max_tokens"], facts["macro"], tuple(facts["tiers"]), tier_of, scores, majority, rates,
+    )  # fmt: skip
 
 
-def _check_samples(study: Study, path: Path) -> None:
+def _check_samples(study: Study, benchmark: Benchmark, path: Path) -> None:
     """A finished run has all its samples; a hole would silently turn into a mean over what exists."""
     for run in study.runs:
         method, seed, budget = run["method"], run["seed"], run["budget"]
         if run["status"] != "ok" or seed not in study.seeds or budget not in study.budgets:
             continue
         at = study.index[method], study.seeds.index(seed), study.budgets.index(budget)
-        fewest, most = int(study.rates["fewest"][at]), int(study.rates["most"][at])
-        if not fewest == most == study.k:
+        fewest, most = int(benchmark.rates["fewest"][at]), int(benchmark.rates["most"][at])
+        if not fewest == most == benchmark.k:
             raise UserError(
                 f"{path}: method {method}, seed {seed}, budget {budget} has {fewest} to {most} sampled rows "
-                f"per problem where study.json says {study.k}; evaluate that run again."
+                f"per problem of {benchmark.name} where study.json says {benchmark.k}; "
+                "evaluate that run again."
             )
 
 
@@ -432,14 +490,74 @@ def pass_at_k(n: int, correct: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(1 - comb(n - np.asarray(correct), k) / comb(n, k))
 
 
+def majority_correct(
+    cell: np.ndarray, sample: pd.Series, answer: pd.Series, correct: np.ndarray, size: int
+) -> np.ndarray:
+    """maj@k of each of ``size`` cells (a problem in a run): 1 where the answer that most of its samples give
+    is right, else 0; NaN for a cell with no samples, or with one whose answer was not recorded.
+
+    Samples vote by their normalised answers, those without one (``""``) not at all. Of equals, the answer of
+    the lowest ``sample`` number wins.
+    """
+    category = answer.astype("category").cat
+    codes = category.codes.to_numpy(np.int64)  # -1: not recorded
+    known = np.zeros(size)
+    known[np.setdiff1d(np.arange(size), cell)] = np.nan
+    known[cell[codes < 0]] = np.nan
+    votes = np.flatnonzero((codes >= 0) & (answer != "").to_numpy())
+    votes = votes[np.lexsort((sample.to_numpy()[votes], cell[votes]))]
+    apart = max(1, len(category.categories))
+    choices, first, count = np.unique(
+        cell[votes] * apart + codes[votes], return_index=True, return_counts=True
+    )
+    order = np.lexsort((first, -count, choices // apart))
+    cells, best = np.unique((choices // apart)[order], return_index=True)
+    known[cells] += correct[votes[first[order[best]]]]
+    return known
+
+
+def detectable(
+    problems: int,
+    k: int,
+    *,
+    gain: float = 0.05,
+    accuracy: float = 0.35,
+    seeds: int = 1,
+    seed_noise: float = 0.0,
+) -> float:
+    """The power to see that one method is better by ``gain`` on a benchmark of ``problems`` problems: the
+    probability that the paired difference exceeds 1.96 standard errors.
+
+    Supposed, with p the chance to solve a problem: p ~ Beta(``accuracy``, 1 - ``accuracy``) over problems,
+    which makes many of them nearly hopeless or nearly sure, as benchmarks are; the gain is one shift of all
+    log-odds, so sure and hopeless problems gain nothing; ``k`` samples of each problem for each of ``seeds``
+    training seeds, whose own spread is ``seed_noise`` in log-odds. Then, to first order, the difference has
+    the variance
+
+        (2 E[p(1-p)] / (k seeds) + s^2 Var[p(1-p)]) / problems + 2 (seed_noise E[p(1-p)])^2 / seeds
+
+    with the shift s = gain / E[p(1-p)].
+    """
+    a, b = accuracy, 1 - accuracy
+    spread = a * b / 2  # E[p(1-p)]
+    varied = a * (a + 1) * b * (b + 1) / 24 - spread**2  # Var[p(1-p)]
+    variance = (2 * spread / (k * seeds) + (gain / spread) ** 2 * varied) / problems
+    variance += 2 * (seed_noise * spread) ** 2 / seeds
+    return float(ndtr(gain / np.sqrt(variance) - ndtri((1 + LEVEL) / 2)))
+
+
 # -------------------------------------------------------------------------------------------- the study
 
 
 class Analysis:
-    """Every statistic of one study. Results depend on the records alone, not on the order of calls."""
+    """Every statistic of one benchmark of a study, the first unless it is named. Results depend on the
+    records alone, not on the order of calls."""
 
-    def __init__(self, study: Study, seed: int = 0) -> None:
+    def __init__(self, study: Study, benchmark: str | None = None, seed: int = 0) -> None:
         self.study = study
+        named = {one.name: one for one in study.benchmarks}
+        self.benchmark = named[benchmark] if benchmark else study.benchmarks[0]
+        self._differences: dict[tuple[str, str, int], Difference | X] = {}
         self._resamplers: dict[str | None, Resampler] = {}
         self._variances: dict[tuple[int, Mode, str | None, bool], tuple[float, int]] = {}
         self._seed = seed
@@ -447,7 +565,7 @@ class Analysis:
     def accuracy(
         self, method: str, budget: int, mode: Mode = "sampled", tier: str | None = None
     ) -> Estimate | X:
-        """Score at a budget, over all tiers or in one."""
+        """Score at a budget, over all problems or in one tier."""
         y = self._scores(method, budget, mode, tier)
         if isinstance(y, X):
             return y
@@ -459,6 +577,12 @@ class Analysis:
 
     def difference(self, method: str, reference: str, budget: int) -> Difference | X:
         """Score of ``method`` less that of ``reference``, paired by problem and seed."""
+        key = method, reference, budget
+        if key not in self._differences:
+            self._differences[key] = self._difference(*key)
+        return self._differences[key]
+
+    def _difference(self, method: str, reference: str, budget: int) -> Difference | X:
         ours, theirs = (self._scores(m, budget, "sampled", None) for m in (method, reference))
         if isinstance(ours, X):
             return ours
@@ -506,14 +630,24 @@ class Analysis:
         y = self._scores(method, budget, "sampled", None)
         if isinstance(y, X):
             return y
-        solved = np.rint(y * self.study.k)
-        return float(macro_mean(pass_at_k(self.study.k, solved, k).mean(0), self.study.tier_of))
+        solved, n = np.rint(y * self.benchmark.k), self.benchmark.k
+        return float(macro_mean(pass_at_k(n, solved, k).mean(0), self.benchmark.strata))
+
+    def majority(self, method: str, budget: int) -> float | X:
+        """maj@k, averaged like the score."""
+        lack = self.study.incomplete(method, budget)
+        if lack:
+            return lack
+        y = self.benchmark.majority[self.study.index[method], :, self.study.budgets.index(budget)]
+        if not y.size or np.isnan(y).any():
+            return X("the answers were not recorded")
+        return float(macro_mean(y.mean(0), self.benchmark.strata))
 
     def rate(self, method: str, budget: int, name: str) -> float | X:
         """Mean over seeds of a rate over the sampled completions (or of their ``tokens``)."""
         lack = self.study.incomplete(method, budget)
         at = self.study.index[method], slice(None), self.study.budgets.index(budget)
-        return lack or float(self.study.rates[name][at].mean())
+        return lack or float(self.benchmark.rates[name][at].mean())
 
     def flops_to(self, method: str, target: float) -> int | X | None:
         """The smallest budget whose score reaches ``target``, None where none does. Only checkpoints that
@@ -537,17 +671,17 @@ class Analysis:
         lack = self.study.incomplete(method, budget)
         if lack:
             return lack
-        y = self.study.scores[mode][self.study.index[method], :, self.study.budgets.index(budget)]
+        y = self.benchmark.scores[mode][self.study.index[method], :, self.study.budgets.index(budget)]
         y = y[:, self._chosen(tier)]
         return X(f"no {mode} evaluation") if not y.size or np.isnan(y).any() else y
 
     def _chosen(self, tier: str | None) -> np.ndarray:
-        tier_of = self.study.tier_of
-        return np.full(len(tier_of), True) if tier is None else tier_of == self.study.tiers.index(tier)
+        tier_of = self.benchmark.tier_of
+        return np.full(len(tier_of), True) if tier is None else tier_of == self.benchmark.tiers.index(tier)
 
     def _resampler(self, tier: str | None) -> Resampler:
         if tier not in self._resamplers:
-            self._resamplers[tier] = Resampler(self.study.tier_of[self._chosen(tier)], self._seed)
+            self._resamplers[tier] = Resampler(self.benchmark.strata[self._chosen(tier)], self._seed)
         return self._resamplers[tier]
 
     def _seed_variance(self, budget: int, mode: Mode, tier: str | None, paired: bool) -> tuple[float, int]:
@@ -557,7 +691,7 @@ class Analysis:
             found = [self._scores(method, budget, mode, tier) for method in trained]
             complete = [y for y in found if not isinstance(y, X)]
             self._variances[key] = (
-                seed_variance(np.stack(complete), self.study.tier_of[self._chosen(tier)], paired)
+                seed_variance(np.stack(complete), self.benchmark.strata[self._chosen(tier)], paired)
                 if complete
                 else (0.0, 1)
             )

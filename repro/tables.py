@@ -18,7 +18,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from repro.records import Role
-from repro.statistics import INSIDE, OUTSIDE, Analysis, Difference, Estimate, Row, X
+from repro.statistics import INSIDE, OUTSIDE, Analysis, Benchmark, Difference, Estimate, Row, X
 
 KIND = {
     Role.METHOD: "method",
@@ -90,7 +90,9 @@ class Table:
         return [list(row) for row in self.cells.itertuples(index=False, name=None)]
 
     def _align(self) -> list[str]:
-        return ["left" if c in ("Method", "Kind", "Paper") else "right" for c in self.cells.columns]
+        return [
+            "left" if c in ("Benchmark", "Method", "Kind", "Paper") else "right" for c in self.cells.columns
+        ]
 
 
 # --------------------------------------------------------------------------------------------- formats
@@ -161,8 +163,78 @@ def by_score(analysis: Analysis) -> list[Row]:
     return sorted(analysis.study.rows, key=key)
 
 
-def all_tables(analysis: Analysis) -> list[Table]:
-    return [make(analysis) for make in (leaderboard, tiers, targets, costs, quality, use)]
+def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
+    """The tables of a study, given the analysis of each of its benchmarks; the first is the leaderboard."""
+    boards = [leaderboard(analysis) for analysis in analyses]
+    if len(analyses) > 1:
+        boards.insert(0, overview(analyses))
+    splits = [tiers(analysis) for analysis in analyses]
+    return [*boards, *splits, targets(analyses), costs(analyses[0]), quality(analyses), use(analyses[0])]
+
+
+def stem(name: str, analysis: Analysis) -> str:
+    """File stem of what a study has of each benchmark: the plain name where it has only one benchmark."""
+    return name if len(analysis.study.benchmarks) == 1 else f"{name}_{analysis.benchmark.name}"
+
+
+def overview(analyses: Sequence[Analysis]) -> Table:
+    """Score on every benchmark at the top budget. There is no mean over benchmarks: points are not alike."""
+    study, top = analyses[0].study, analyses[0].study.top
+    cells: list[dict[str, str]] = []
+    data: list[dict[str, Any]] = []
+    for row in by_score(analyses[0]):
+        spent = study.spent(row.method, top)
+        cell = {"Method": row.title, "Kind": KIND[row.role]}
+        plain: dict[str, Any] = {"method": row.method, "title": row.title, "role": str(row.role)}
+        for analysis in analyses:
+            score, rank = analysis.accuracy(row.method, top), analysis.ranks.get(row.method)
+            cell[analysis.benchmark.title] = _score(score, bold=rank is not None and rank[0] == 1)
+            plain |= _plain(f"accuracy_{analysis.benchmark.name}", score)
+        cell["Spent\n(use)"] = _spent(row, spent, top)
+        plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
+        cells.append(cell)
+        data.append(plain)
+    notes = [
+        f"{a.benchmark.title}: {a.benchmark.metric}, over {len(a.benchmark.tier_of):,} problems."
+        for a in analyses
+    ]
+    notes += [
+        f"At {flops(top)}, in percent, {_with_interval(analyses[0])}. Bold: none of the methods and "
+        "ablations is significantly better (all pairs, Holm within the benchmark).",
+        *_seed_note(analyses[0]),
+    ]
+    notes += [f"{row.title}: {row.note}" for row in study.rows if row.note]
+    return _table(analyses[0], "leaderboard", f"{study.facts['title']}: leaderboard", cells, data, notes)
+
+
+def _score(score: Estimate | X, bold: bool) -> str:
+    if isinstance(score, X):
+        return "X"
+    text = interval(score)
+    return "**" + text.replace("\n", "**\n", 1) if bold else text
+
+
+def _with_interval(analysis: Analysis) -> str:
+    seeds = len(analysis.study.seeds)
+    return (
+        f"mean over {seeds} training seed{'s' * (seeds > 1)}, "
+        f"with its 95 % interval over problems, samples{' and training seeds' * (seeds > 1)}"
+    )
+
+
+def _seed_note(analysis: Analysis) -> list[str]:
+    if len(analysis.study.seeds) > 1:
+        return []
+    return ["One training seed: intervals and tests cover problems and samples, not training."]
+
+
+def _titled(title: str, analysis: Analysis) -> str:
+    return title if len(analysis.study.benchmarks) == 1 else f"{title}, {analysis.benchmark.title}"
+
+
+def _of(analysis: Analysis) -> dict[str, str]:
+    """The first cell of a row of a table over all benchmarks; none where there is only one."""
+    return {"Benchmark": analysis.benchmark.title} if len(analysis.study.benchmarks) > 1 else {}
 
 
 def leaderboard(analysis: Analysis) -> Table:
@@ -180,10 +252,7 @@ def leaderboard(analysis: Analysis) -> Table:
         }  # fmt: skip
         for budget in study.budgets:
             score = analysis.accuracy(row.method, budget)
-            text = "X" if isinstance(score, X) else interval(score)
-            if budget == top and rank and rank[0] == 1:
-                text = "**" + text.replace("\n", "**\n", 1)
-            cell[flops(budget)] = text
+            cell[flops(budget)] = _score(score, bold=budget == top and rank is not None and rank[0] == 1)
             plain |= _plain(f"accuracy_{budget}", score)
         for reference, family in against.items():
             difference, p = family.get(row.method, (None, np.nan))
@@ -196,35 +265,34 @@ def leaderboard(analysis: Analysis) -> Table:
         cells.append(cell)
         data.append(plain)
 
-    seeds = len(study.seeds)
     notes = [
-        f"Score: {study.facts['metric']}, in percent, mean over {seeds} training seed{'s' * (seeds > 1)}, "
-        f"with its 95 % interval over problems, samples{' and training seeds' * (seeds > 1)}.",
+        f"Score: {analysis.benchmark.metric}, in percent, {_with_interval(analysis)}.",
         "Δ: paired difference at the top budget in percentage points, with its 95 % interval and the p-value "
         "of a sign-flip test after Holm's correction within the column.",
         "Rank: 1 + the number of methods significantly better, up to the last place not excluded (methods "
         "and ablations, all pairs, Holm); bold: none is significantly better.",
+        *_seed_note(analysis),
     ]
-    if seeds == 1:
-        notes.append("One training seed: intervals and tests cover problems and samples, not training.")
     notes += [f"{row.title}: {row.note}" for row in study.rows if row.note]
-    return _table(analysis, "leaderboard", f"{study.facts['title']}: leaderboard", cells, data, notes)
+    title = _titled(f"{study.facts['title']}: leaderboard", analysis)
+    return _table(analysis, stem("leaderboard", analysis), title, cells, data, notes)
 
 
 def tiers(analysis: Analysis) -> Table:
     """Sampled and greedy score in each tier, at the top budget."""
-    study, top = analysis.study, analysis.study.top
+    top, benchmark = analysis.study.top, analysis.benchmark
+    split = benchmark.tiers if len(benchmark.tiers) > 1 else ()
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
     for row in by_score(analysis):
         cell = {"Method": row.title}
-        for tier in (*study.tiers, None):
+        for tier in (*split, None):
             sampled = analysis.accuracy(row.method, top, "sampled", tier)
             greedy = analysis.accuracy(row.method, top, "greedy", tier)
             shown = "X" if isinstance(sampled, X) else interval(sampled)
             if not isinstance(sampled, X):
                 shown += "\n" + (DASH if isinstance(greedy, X) else percent(greedy.mean))
-            cell["All" if tier is None else f"Tier {tier}"] = shown
+            cell["All" if tier is None else tier_title(tier).capitalize()] = shown
             at: dict[str, Any] = {
                 "method": row.method,
                 "title": row.title,
@@ -232,29 +300,40 @@ def tiers(analysis: Analysis) -> Table:
             }
             data.append(at | _plain("sampled", sampled) | _plain("greedy", greedy))
         cells.append(cell)
-    notes = [f"At {flops(top)}, in percent: sampled avg@{study.k}, its 95 % interval, and greedy decoding."]
-    return _table(analysis, "tiers", "Score by tier", cells, data, notes)
+    notes = [
+        f"At {flops(top)}, in percent: sampled avg@{benchmark.k}, its 95 % interval, and greedy decoding."
+    ]
+    return _table(analysis, stem("tiers", analysis), _titled("Score by tier", analysis), cells, data, notes)
 
 
-def targets(analysis: Analysis) -> Table:
+def tier_title(tier: str) -> str:
+    """A tier as people call it: "tier 3", but "Level 3" as it is."""
+    return f"tier {tier}" if len(tier) < 3 else tier
+
+
+def targets(analyses: Sequence[Analysis]) -> Table:
     """The smallest budget that reaches each target score."""
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
-    for row in by_score(analysis):
-        cell = {"Method": row.title}
+    for analysis, row in _all_rows(analyses):
+        cell = {**_of(analysis), "Method": row.title}
         for target in analysis.study.facts["target_accuracies"]:
             found = analysis.flops_to(row.method, target)
             plain = found if isinstance(found, int) else None
             shown = "X" if isinstance(found, X) else "not reached" if found is None else flops(found)
             cell[f"≥ {percent(target)} %"] = shown
             reached = "X" if isinstance(found, X) else "no" if found is None else "yes"
-            data.append({"method": row.method, "title": row.title, "target": target, "reached": reached,
-                         "budget": plain})  # fmt: skip
+            data.append({**_of(analysis), "method": row.method, "title": row.title, "target": target,
+                         "reached": reached, "budget": plain})  # fmt: skip
         cells.append(cell)
     notes = [
         "The smallest budget whose checkpoint was measured at the target or above; nothing is interpolated."
     ]
-    return _table(analysis, "flops_to_target", "FLOPs to reach a score", cells, data, notes)
+    return _table(analyses[0], "flops_to_target", "FLOPs to reach a score", cells, data, notes)
+
+
+def _all_rows(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Row]]:
+    return [(analysis, row) for analysis in analyses for row in by_score(analysis)]
 
 
 def costs(analysis: Analysis) -> Table:
@@ -298,22 +377,31 @@ def costs(analysis: Analysis) -> Table:
     return _table(analysis, "costs", "Spend by account", cells, data, notes)
 
 
-def quality(analysis: Analysis) -> Table:
-    """pass@k and what the sampled completions look like, at the top budget."""
-    study, top = analysis.study, analysis.study.top
-    ks = [2**i for i in range(study.k.bit_length()) if 2**i < study.k] + [study.k]
+def quality(analyses: Sequence[Analysis]) -> Table:
+    """pass@k, maj@k and what the sampled completions look like, at the top budget."""
+    top = analyses[0].study.top
+    most = max(analysis.benchmark.k for analysis in analyses)
+    ks = sorted({k for analysis in analyses for k in _powers(analysis.benchmark)})
     rates = {"truncated": "Truncated", "unparsable": "Unparsable", "timeout": "Verifier\ntimeout",
              "distinct": "Distinct\nsamples"}  # fmt: skip
+    # With one k the column says which; with several, "k" is the benchmark's own.
+    votes = f"maj@{most}" if len({analysis.benchmark.k for analysis in analyses}) == 1 else "maj@k"
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
-    for row in by_score(analysis):
-        cell = {"Method": row.title}
-        plain: dict[str, Any] = {"method": row.method, "title": row.title}
-        found = {f"pass@{k}": analysis.pass_at(row.method, top, k) for k in ks}
+    for analysis, row in _all_rows(analyses):
+        found: dict[str, float | X | None] = {
+            f"pass@{k}": analysis.pass_at(row.method, top, k) if k <= analysis.benchmark.k else None
+            for k in ks
+        }
+        found[votes] = analysis.majority(row.method, top)
         found |= {name: analysis.rate(row.method, top, name) for name in (*rates, "tokens")}
+        cell = {**_of(analysis), "Method": row.title}
+        plain: dict[str, Any] = {**_of(analysis), "method": row.method, "title": row.title}
         for name, value in found.items():
             digits = 2 if name in ("truncated", "timeout") else 1
-            if isinstance(value, X):
+            if value is None:
+                text = DASH
+            elif isinstance(value, X):
                 text = "X"
             else:
                 text = significant(value) if name == "tokens" else percent(value, digits)
@@ -321,11 +409,22 @@ def quality(analysis: Analysis) -> Table:
             plain[name] = None if isinstance(value, X) else value
         cells.append(cell)
         data.append(plain)
+    counts = ", ".join(
+        f"{a.benchmark.k} on {a.benchmark.title}" if len(analyses) > 1 else str(a.benchmark.k)
+        for a in analyses
+    )
     notes = [
-        f"Over the {study.k} sampled completions of each problem at {flops(top)}; rates in percent, tokens "
-        "per completion. A verifier timeout counts as not correct."
+        f"Over the sampled completions of each problem ({counts}) at {flops(top)}; rates in percent, tokens "
+        "per completion. A verifier timeout counts as not correct. maj@k: the answer that most completions "
+        "give is right; of equals, the one given first."
     ]
-    return _table(analysis, "quality", "Completions", cells, data, notes)
+    return _table(analyses[0], "quality", "Completions", cells, data, notes)
+
+
+def _powers(benchmark: Benchmark) -> list[int]:
+    """The k of pass@k that are shown: powers of 4 (of 2 where few), and all samples."""
+    step = 1 if benchmark.k <= 8 else 2
+    return [2**i for i in range(0, benchmark.k.bit_length(), step) if 2**i < benchmark.k] + [benchmark.k]
 
 
 def use(analysis: Analysis) -> Table:

@@ -531,6 +531,17 @@ def test_hs_star_spends_n_samples_per_problem(process_rewards: bool, n_pre: int)
     assert set(again[1]) <= set(pre[1])
 
 
+@pytest.mark.parametrize(("how", "reward"), [("min", 0.25), ("mean", 0.5), ("last", 0.75)])
+def test_step_rewards_are_aggregated_as_the_study_says(how: str, reward: float) -> None:
+    lab = fake_lab("hs_star", has_process_rewards=True)
+    lab.score = lambda completions: [(0.5, 0.25, 0.75) for _ in completions]  # type: ignore[method-assign]
+    (drawn,) = lab.sample(lab.problems[:1], 4)
+    (rated,) = method_class("hs_star")(aggregation=how).rate(lab, np.random.default_rng(0), [drawn])
+    assert [s for s, _ in rated] == [reward] * 4
+    (rated,) = method_class("b_star")(aggregation=how).rate(lab, [drawn])
+    assert [r for r, _ in rated] == [c.correct + 2 * reward - 1 for c in drawn]
+
+
 def test_hs_star_walks_the_pool_in_disjoint_slices() -> None:
     lab = fake_lab("hs_star", accuracy=ACCURACIES["never"])
     play("hs_star", lab, rounds=6)

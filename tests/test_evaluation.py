@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from repro.config import Study
 from repro.errors import UserError
-from repro.evaluation import COLUMNS, Evaluation, evaluate
+from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
+from repro.files import read_json, seal, write_json
 from repro.flops import sample_tally
+from repro.layout import Layout
+from repro.profiles import Settings, settings
+from repro.records import Verdict
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams
 from repro.sampling.transformers import TransformersSampler
+from repro.verify import extract
 
 TASKS = Path(__file__).parents[1] / "benchmarks" / "tasks"
-LADDER = ("ladder_sampled", "ladder_greedy")
+BENCHMARKS = ("ladder", "gsm8k", "math", "math500", "aime24", "amc23")
 WORDS = ["<pad>", "<bos>", "<eos>", "####", *map(str, range(10)), "+", "="]
 K = 4
+
+# The task files' functions, loaded as lm-eval loads them: by path.
+_spec = spec_from_file_location("suite", TASKS / "suite.py")
+assert _spec and _spec.loader
+suite = module_from_spec(_spec)
+_spec.loader.exec_module(suite)
+Checked, score, stated = suite.Checked, suite.score, suite.stated
 
 
 @dataclass
@@ -35,8 +55,14 @@ class Scripted:
     say: Callable[[str, int], str]
     calls: list[tuple[SamplingParams, list[Request]]] = field(default_factory=list)
 
+    models: list[Path] = field(default_factory=list)
+    closed: bool = False
+
     def load(self, model_dir: Path) -> None:
-        self.model_dir = model_dir
+        self.models.append(model_dir)
+
+    def close(self) -> None:
+        self.closed = True
 
     def sample(
         self, requests: Sequence[Request], params: SamplingParams, progress: Progress | None = None
@@ -60,17 +86,15 @@ def row(number: int, answer: str | None = None, **fields: Any) -> dict[str, Any]
     return known | {"question": "?", "knowledge": ["gain"], "solution": None} | fields
 
 
-def write(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    path = folder / "test.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def write(folder: Path, rows: Sequence[dict[str, Any]], benchmark: str = "ladder") -> Path:
+    """The folder, which now holds the problems of the benchmark."""
+    (folder / f"{benchmark}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
-def run(
-    problems: Path, sampler: Any, tasks: Sequence[str] = LADDER, model: Path = Path("model"), **settings: Any
-) -> Evaluation:
-    settings = {"k": K, "seed": 1, "max_tokens": 9, "tasks_dir": TASKS} | settings
-    return evaluate(model, problems, tasks, sampler, **settings)
+def run(problems: Path, sampler: Any, benchmark: str = "ladder", k: int = K, **settings: Any) -> Evaluation:
+    how = Settings(k, 1.0, 1.0, max_tokens=9)
+    return evaluate(sampler, problems, benchmark, how, **{"seed": 1} | settings)
 
 
 def number_of(prompt: str) -> int:
@@ -97,6 +121,8 @@ def test_all_k_samples_are_scored(tmp_path: Path) -> None:
     greedy = found.samples[found.samples["mode"] == "greedy"]
     assert greedy["correct"].tolist() == [False, False, False, False, True]
     assert found.task_versions == {"ladder_greedy": 1.0, "ladder_sampled": 1.0}
+    assert set(found.samples["benchmark"]) == {"ladder"}
+    assert sampled.query("problem == 'p1'")["answer"].tolist() == ["", "77", "78", "1"]
 
 
 @pytest.mark.parametrize(
@@ -115,16 +141,132 @@ def test_gold_answers_score_one_in_every_wording(
     assert found.samples["text_hash"].nunique() == K
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in TASKS.glob("[!_]*.yaml")))
-def test_every_task_file_runs_alone(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_has_its_tasks(tmp_path: Path, name: str) -> None:
     sampler = Scripted(lambda prompt, _: f"#### {number_of(prompt)}")
-    found = run(write(tmp_path, [row(n) for n in range(3)]), sampler, [name])
-    ((params, requests),) = sampler.calls
-    greedy = name.endswith("greedy")
-    assert params == SamplingParams(temperature=0.0 if greedy else 1.0, max_tokens=9)
+    problems = write(tmp_path, [row(n) for n in range(3)], name)
+    found = evaluate(sampler, problems, name, Settings(K, 0.6, 0.95, max_tokens=9), seed=1)
+    (drawn, requests), (greedy, _) = sorted(sampler.calls, key=lambda call: -call[0].temperature)
+    assert drawn == SamplingParams(temperature=0.6, top_p=0.95, max_tokens=9)
+    assert (greedy.temperature, greedy.max_tokens) == (0, 9)
     assert [request.prompt for request in requests] == ["0 + 0 =", "1 + 0 =", "2 + 0 ="]  # nothing added
-    assert found.samples["correct"].all() and len(found.samples) == 3 * (1 if greedy else K)
-    assert list(found.task_versions) == [name]
+    assert found.samples["correct"].all() and len(found.samples) == 3 * (1 + K)
+    assert set(found.task_versions) == {f"{name}_sampled", f"{name}_greedy"}
+
+
+def test_task_files_and_benchmarks_are_the_same() -> None:
+    tasks = {f"{name}_{mode}.yaml" for name in BENCHMARKS for mode in ("sampled", "greedy")}
+    assert {path.name for path in TASKS.glob("*.yaml")} == tasks | {"_base.yaml"}
+
+
+def metrics(*found: tuple[str, str]) -> dict[str, float]:
+    """The metrics of one problem, from the verdict and answer of each sample; texts differ with answers."""
+    return score({}, [[Checked(Verdict(verdict), answer, answer) for verdict, answer in found]])
+
+
+def test_metrics_worked_example() -> None:
+    right, wrong, none = ("correct", "7"), ("wrong", "5"), ("unparsable", "")
+    assert metrics(right, wrong, wrong, none) == {
+        "avg@k": 1 / 4, "pass@k": 1, "maj@k": 0, "unparsable": 1 / 4, "timeout": 0, "distinct": 3 / 4,
+    }  # fmt: skip
+    assert metrics(right, none, none)["maj@k"] == 1  # who states no answer has no vote
+    assert metrics(wrong, right)["maj@k"] == 0 and metrics(right, wrong)["maj@k"] == 1  # the first of equals
+    assert metrics(none, none)["maj@k"] == metrics(none)["pass@k"] == 0
+    assert metrics(("timeout", "9"), right)["timeout"] == 1 / 2
+
+
+verdicts = st.sampled_from([("correct", "7"), ("correct", "7.0"), ("wrong", "5"), ("unparsable", "")])
+
+
+@given(st.lists(verdicts, min_size=1, max_size=9))
+def test_metrics_are_ordered(found: list[tuple[str, str]]) -> None:
+    one = metrics(*found)
+    assert 0 <= one["avg@k"] <= one["pass@k"] and one["maj@k"] <= one["pass@k"]
+    assert one["avg@k"] + one["unparsable"] + one["timeout"] <= 1
+    if len({answer for _, answer in found}) == 1:
+        assert one["maj@k"] == one["pass@k"] == one["avg@k"]
+
+
+def test_long_answers_are_recorded_short_and_apart() -> None:
+    one, other = (stated(rf"\boxed{{{'x + ' * 40}{end}}}") for end in "ab")
+    assert one != other and len(one) == len(other) <= 48 and one.startswith("x + x + ")
+    assert stated(r"\boxed{1,234.50}") == "1234.5" and stated("no answer") == ""
+    assert stated(rf"\boxed{{{'9' * 9000}}}") == ""
+
+
+# ------------------------------------------------------------------------------ wordings of real answers
+
+
+# Every wording of a right answer that a stock task of lm-eval scores 0, and some that they accept.
+WORDINGS = (
+    r"\boxed{@}",
+    r"So the answer is $\boxed{@}$.",
+    "Thus\n\\[\n\\boxed{@}\n\\]",
+    r"We set $x=1$ first. So the answer is $\boxed{@}$.",
+    "The answer is $@$.",
+    "Final Answer: The final answer is $@$. I hope it is correct.",
+    "work. Answer: @",
+)
+NUMBERS = (  # of GSM8K, AIME and AMC
+    "#### @",
+    "The answer is @.",
+    "#### @\nNote that there were 5 steps.",
+    r"\boxed{@.00}",
+    "The answer is $@.00",
+    "So she makes **Answer: $@.00**",
+)
+# Not accepted, on purpose: nothing says that this number is the final answer, and reasoning that was cut off,
+# or that went on to other numbers, would pass as well. Stock tasks take the last number or the whole text.
+AMBIGUOUS = {
+    "@": "a bare answer without any mark",
+    "**@ dollars**": "bold is no mark of an answer: headings and steps are bold as well",
+    "She makes $@.00": "the last number of a text, whatever it is of",
+    "The total is @, in 2 days.": "two numbers, and no mark on either",
+}
+
+
+def real_rows(benchmark: str) -> list[tuple[str, str | None]]:
+    """(gold answer, gold solution) of real rows, from the files as they are downloaded."""
+    if "REPRO_DATA_DIR" not in os.environ:
+        pytest.skip("needs the benchmarks' files: set REPRO_DATA_DIR to their folder")
+    path = Path(os.environ["REPRO_DATA_DIR"]) / benchmark / "test.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    if benchmark == "gsm8k":
+        return [(r["answer"].rpartition("####")[2].strip(), r["answer"]) for r in rows[::8]]
+    if benchmark == "math":  # with the box of the solution for its answer
+        kept = [r for r in rows if r["solution"].count("boxed") == 1][::25]
+        return [(extract(r["solution"]) or "", r["solution"]) for r in kept]
+    return [(str(r["answer"]), r["solution"] if benchmark == "math500" else None) for r in rows]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS[1:])
+def test_real_golds_score_one_in_every_wording(tmp_path: Path, name: str) -> None:
+    golds = real_rows(name)
+    rows = [row(n, gold, tier="all") for n, (gold, _) in enumerate(golds)]
+    wordings = list(WORDINGS)
+    if name in ("gsm8k", "aime24", "amc23"):
+        wordings += NUMBERS
+
+    def say(prompt: str, i: int) -> str:
+        answer, solution = golds[number_of(prompt)]
+        if i == len(wordings):
+            return solution or answer
+        # 27.0 -> 27, 025 -> 25: as people write them; the gold keeps its own form
+        shown = answer.removesuffix(".0").lstrip("0") if name in ("aime24", "amc23") else answer
+        return wordings[i].replace("@", shown)
+
+    k = len(wordings) + (golds[0][1] is not None)  # the gold solution itself is the last wording
+    found = run(write(tmp_path, rows, name), Scripted(say), name, k=k).samples
+    # In `$\$36$` the verifier takes the escaped dollar sign for the end of the formula.
+    odd = {f"p{n}" for n, (gold, _) in enumerate(golds) if r"\$" in gold}
+    missed = found[~found["correct"] & ~(found["problem"].isin(odd) & found["sample"].isin([4, 5]))]
+    assert missed.empty, [(golds[int(r.problem[1:])][0], r.sample, r.answer) for r in missed.itertuples()][:9]
+
+
+@pytest.mark.parametrize("wording", AMBIGUOUS)
+def test_a_number_without_a_mark_is_no_answer(tmp_path: Path, wording: str) -> None:
+    found = run(write(tmp_path, [row(18)]), Scripted(lambda *_: wording.replace("@", "18")), k=1)
+    assert set(found.samples["verdict"]) == {"unparsable"}, AMBIGUOUS[wording]
 
 
 # ---------------------------------------------------------------------------------- seeds and counts
@@ -142,7 +284,7 @@ def test_k_samples_share_one_request_of_distinct_seeds(tmp_path: Path) -> None:
     first = seeds()
     assert [len(s) for s in first.values()] == [K] * 6
     assert len({seed for s in first.values() for seed in s}) == 6 * K
-    assert first == seeds(model=Path("another"))  # models meet the same random numbers
+    assert first == seeds()  # models meet the same random numbers
     more = seeds(k=K + 2)
     assert all(more[prompt][:K] == s for prompt, s in first.items())
     assert not {s for row in first.values() for s in row} & {s for row in seeds(seed=2).values() for s in row}
@@ -189,7 +331,8 @@ def test_a_sample_depends_on_neither_order_nor_batch(tmp_path: Path, model: Path
 
     def samples(rows: Sequence[dict[str, Any]], batch_size: int) -> list[list[Any]]:
         sampler = TransformersSampler(batch_size=batch_size, device="cpu")
-        found = run(write(tmp_path, rows), sampler, model=model).samples
+        sampler.load(model)
+        found = run(write(tmp_path, rows), sampler).samples
         return found.sort_values(["mode", "problem", "sample"]).values.tolist()
 
     first = samples(rows, 64)
@@ -213,36 +356,145 @@ def test_a_sample_depends_on_neither_order_nor_batch(tmp_path: Path, model: Path
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, line: str, complaint: str) -> None:
-    path = tmp_path / "broken.jsonl"
+    path = tmp_path / "ladder.jsonl"
     path.write_text(json.dumps(row(1)) + "\n" + line + "\n")
     with pytest.raises(UserError) as error:
-        run(path, Scripted(lambda *_: ""))
+        run(tmp_path, Scripted(lambda *_: ""))
     assert f"{path}, {complaint}" in str(error.value)
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.jsonl does not exist"):
-        run(tmp_path / "nowhere.jsonl", Scripted(lambda *_: ""))
-    with pytest.raises(UserError, match=r"test\.jsonl holds no problems"):
+    for folder in (tmp_path, write(tmp_path, [row(1)]) / "ladder.jsonl"):
+        with pytest.raises(UserError, match=r"gsm8k\.jsonl does not exist; name a folder that holds gsm8k"):
+            run(folder, Scripted(lambda *_: ""), "gsm8k")
+    with pytest.raises(UserError, match=r"ladder\.jsonl holds no problems"):
         run(write(tmp_path, []), Scripted(lambda *_: ""))
 
 
 def test_impossible_tasks_are_refused(tmp_path: Path) -> None:
-    problems, sampler = write(tmp_path, [row(1)]), Scripted(lambda *_: "")
-    with pytest.raises(UserError, match=r"no task nonesuch in .*known tasks: .*ladder_greedy"):
-        run(problems, sampler, ["nonesuch"])
-    with pytest.raises(UserError, match="ladder_sampled and gsm8k_sampled are both sampled"):
-        run(problems, sampler, ["ladder_sampled", "gsm8k_sampled"])
+    problems, sampler = write(tmp_path, [row(1)], "own"), Scripted(lambda *_: "")
+    with pytest.raises(UserError, match=r"no task own_sampled in .*known tasks: .*ladder_greedy"):
+        run(problems, sampler, "own")
 
-    def task(settings: str, **more: str) -> Path:
-        lines = {"include": TASKS / "_base.yaml", "task": "own", "generation_kwargs": settings} | more
-        (tmp_path / "own.yaml").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+    def tasks(settings: str, **more: str) -> Path:
+        for mode in ("sampled", "greedy"):
+            lines = {"include": TASKS / "_base.yaml", "task": f"own_{mode}", "generation_kwargs": settings}
+            lines |= {"metadata": "{version: 1, benchmark: own}"} | more
+            text = "".join(f"{key}: {value}\n" for key, value in lines.items())
+            (tmp_path / f"own_{mode}.yaml").write_text(text)
         return tmp_path
 
-    with pytest.raises(UserError, match=r"Task own: .* have no until=\['Question:'\]"):
-        run(problems, sampler, ["own"], tasks_dir=task('{until: ["Question:"]}'))
-    with pytest.raises(UserError, match="Task own asks for log-likelihoods"):
-        run(problems, sampler, ["own"], tasks_dir=task("{until: []}", output_type="loglikelihood"))
+    with pytest.raises(UserError, match=r"Task own_\w+: .* have no until=\['Question:'\]"):
+        run(problems, sampler, "own", tasks_dir=tasks('{until: ["Question:"]}'))
+    with pytest.raises(UserError, match=r"Task own_\w+ asks for log-likelihoods"):
+        run(problems, sampler, "own", tasks_dir=tasks("{until: []}", output_type="loglikelihood"))
+
+
+# ------------------------------------------------------------------------------------------------- runs
+
+
+def made_study(**evaluation: Any) -> Study:
+    """Keys that evaluation reads; the rest is whatever is valid."""
+    return Study.model_validate(
+        {
+            "name": "made", "title": "Made", "seeds": [3], "budgets": [10, 20],
+            "problems": {"source": "gsm8k"},
+            "base_model": {"source": "random", "config": {"model_type": "llama"}},
+            "sampling": {"max_tokens": 7},
+            "evaluation": {"benchmarks": {"gsm8k": {}, "aime24": {"samples": 2}}} | evaluation,
+        }
+    )  # fmt: skip
+
+
+def made_run(root: Path, study: Study, model: Path) -> Layout:
+    """A finished run with two checkpoints, the second with other weights, and two benchmarks' problems."""
+    layout = Layout(root, study.name)
+    rows = []
+    for number, budget in enumerate(study.budgets):
+        folder = shutil.copytree(model, layout.work / f"checkpoint{number}")
+        (folder / "generation_config.json").write_text(json.dumps({"number": number}))
+        seal(folder)
+        rows.append({"budget": budget, "checkpoint": folder.name})
+    write_json(layout.run("star", 3), {"method": "star", "title": "STaR", "seed": 3, "budgets": rows})
+    layout.test("gsm8k").parent.mkdir(parents=True)
+    write(layout.test("gsm8k").parent, [row(n) for n in range(5)], "gsm8k")
+    write(layout.test("gsm8k").parent, [row(n) for n in range(2)], "aime24")
+    write_json(layout.problems / "report.json", {"prompt": "digest of the prompt"})
+    return layout
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    sampler = Scripted(lambda prompt, i: f"#### {number_of(prompt) * (i % 2)}")
+    monkeypatch.setattr("repro.sampling.sampler_for", lambda sampling: sampler, raising=False)
+    return sampler
+
+
+def test_a_run_is_evaluated_on_every_benchmark(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study(profile="pocket", max_tokens=5)
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    assert engine.closed and len(engine.models) == 2  # one load a checkpoint
+    samples = pd.read_parquet(layout.samples("star", 3))
+    assert list(samples.columns) == ["method", "seed", "budget", *COLUMNS]
+    counts = samples.groupby(["budget", "benchmark", "mode"]).size()
+    for budget in study.budgets:  # k is the profile's for gsm8k and the study's own for aime24
+        assert counts[budget].to_dict() == {
+            ("gsm8k", "sampled"): 20, ("gsm8k", "greedy"): 5,
+            ("aime24", "sampled"): 4, ("aime24", "greedy"): 2,
+        }  # fmt: skip
+    assert {params.max_tokens for params, _ in engine.calls} == {5}
+    facts = read_json(layout.samples("star", 3).with_suffix(".json"))
+    assert facts["prompt"] == "digest of the prompt"
+    assert facts["engine"]["engine"] == "transformers" and facts["engine"]["torch"]
+    modes = ("sampled", "greedy")
+    assert facts["tasks"] == {f"{b}_{mode}": 1.0 for b in ("gsm8k", "aime24") for mode in modes}
+    # Prompts of 4 tokens, completions of 3.
+    assert facts["budgets"]["10"]["tokens"] == sum(n * (4 + k * 2 + 4 + 2) for n, k in ((5, 4), (2, 2)))
+
+
+def test_parts_that_are_there_are_not_done_again(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    wanted = layout.samples("star", 3).read_bytes()
+    done = len(engine.calls)
+    evaluate_run(study, "star", 3, layout)
+    assert len(engine.calls) == done and layout.samples("star", 3).read_bytes() == wanted
+    (part,) = list(layout.samples("star", 3).with_suffix("").glob("aime24-*"))[:1]
+    shutil.rmtree(part)
+    evaluate_run(study, "star", 3, layout)  # one of two checkpoints on one of two benchmarks
+    assert len(engine.calls) == done + 2 and layout.samples("star", 3).read_bytes() == wanted
+    fewer = made_study(benchmarks={"gsm8k": {}, "aime24": {"samples": 1}})
+    evaluate_run(fewer, "star", 3, layout)  # GSM8K is untouched
+    assert {len(requests) for _, requests in engine.calls[done + 2 :]} == {2}
+
+
+def test_a_run_that_failed_has_no_samples(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    write_json(layout.run("star", 3), {"method": "star", "title": "STaR", "seed": 3, "budgets": []})
+    evaluate_run(study, "star", 3, layout)
+    samples = pd.read_parquet(layout.samples("star", 3))
+    assert samples.empty and list(samples.columns) == ["method", "seed", "budget", *COLUMNS]
+    assert not engine.calls
+
+
+@pytest.mark.parametrize("profile", ["pocket", "quick", "paper"])
+def test_profiles(profile: str) -> None:
+    found = {
+        name: settings(made_study(profile=profile, benchmarks={name: {}}), name) for name in BENCHMARKS[1:]
+    }
+    assert all(one.max_tokens >= (7 if profile == "pocket" else 1024) for one in found.values())
+    if profile == "paper":
+        assert {name: one.samples for name, one in found.items()} == {
+            "gsm8k": 4, "math": 1, "math500": 4, "aime24": 64, "amc23": 64
+        }  # fmt: skip
+        for name, how in found.items():  # lm-eval alone does as the profile `paper`
+            settings_of = yaml.safe_load((TASKS / f"{name}_sampled.yaml").read_text())
+            kwargs = settings_of["generation_kwargs"]
+            assert (settings_of.get("repeats", 1), kwargs["temperature"]) == (how.samples, how.temperature)
+            assert (kwargs["top_p"], kwargs["max_gen_toks"]) == (how.top_p, how.max_tokens)
 
 
 # --------------------------------------------------------------------------------------- lm-eval alone
@@ -258,23 +510,83 @@ def test_it_is_quiet_and_offline(
     assert not names
 
 
+def lm_eval_alone(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The command line of docs/evaluation.md."""
+    command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(TASKS), *options]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        command, env=os.environ | offline, cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def logged(folder: Path, task: str) -> list[dict[str, Any]]:
+    (path,) = folder.rglob(f"samples_{task}_*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def results(folder: Path) -> dict[str, dict[str, float]]:
+    (path,) = folder.rglob("results_*.json")
+    return dict(json.loads(path.read_text())["results"])
+
+
+def short_prompts(folder: Path, *benchmarks: str) -> Path:
+    for benchmark in benchmarks:
+        write(folder, [row(n, prompt=" ".join(WORDS[4 : 5 + n])) for n in range(6)], benchmark)
+    return folder
+
+
 @pytest.mark.slow
 def test_task_files_run_with_lm_eval_alone(tmp_path: Path, model: Path) -> None:
-    problems = write(tmp_path, [row(n, prompt=" ".join(WORDS[4 : 5 + n])) for n in range(6)])
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size=2"]
-    command += ["--model_args", f"pretrained={model},dtype=float32", "--tasks", "ladder_greedy"]
-    command += ["--include_path", str(TASKS), "--metadata", f"problems={problems}"]
-    command += ["--gen_kwargs", "max_gen_toks=9", "--log_samples", "--output_path", str(tmp_path / "out")]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
+    problems = short_prompts(tmp_path, "math500", "gsm8k")
+    done = lm_eval_alone(
+        tmp_path, "--model", "hf", "--device", "cpu", "--batch_size=2",
+        "--model_args", f"pretrained={model},dtype=float32", "--tasks", "math500_greedy,gsm8k_sampled",
+        "--metadata", f"problems={problems}", "--gen_kwargs", "max_gen_toks=9", "--log_samples",
+        "--output_path", "out",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (logged,) = (tmp_path / "out").rglob("samples_ladder_greedy_*.jsonl")
-    theirs = [json.loads(line)["resps"][0][0].split() for line in logged.read_text().splitlines()]
+    theirs = [line["resps"][0][0].split() for line in logged(tmp_path, "math500_greedy")]
 
     sampler = TransformersSampler(device="cpu")
     sampler.load(model)
-    requests = [Request(json.loads(line)["prompt"], (0,)) for line in problems.read_text().splitlines()]
+    requests = [
+        Request(json.loads(line)["prompt"], (0,))
+        for line in (problems / "math500.jsonl").read_text().splitlines()
+    ]
     ours = sampler.sample(requests, SamplingParams(temperature=0.0, max_tokens=9))
     assert theirs == [sampled.samples[0].text.split() for sampled in ours]
-    (results,) = (tmp_path / "out").rglob("results_*.json")
-    assert "avg@k,verified" in json.loads(results.read_text())["results"]["ladder_greedy"]
+    names = {f"{name}@k,verified" for name in ("avg", "pass", "maj")}
+    names |= {f"{name},verified" for name in ("unparsable", "timeout", "distinct")}
+    assert all(names <= set(found) for found in results(tmp_path).values())
+    drawn = logged(tmp_path, "gsm8k_sampled")
+    assert {len(line["resps"][0]) for line in drawn} == {4}
+    assert len({text for line in drawn for text in line["resps"][0]}) > 6  # the k samples differ
+
+
+@pytest.mark.slow
+def test_lm_eval_alone_says_what_is_missing(tmp_path: Path, model: Path) -> None:
+    options = ["--model", "dummy", "--tasks", "gsm8k_greedy"]
+    assert "add --metadata problems=FOLDER" in lm_eval_alone(tmp_path, *options).stderr
+    done = lm_eval_alone(tmp_path, *options, "--metadata", f"problems={tmp_path}")
+    assert "gsm8k.jsonl does not exist" in done.stderr
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_task_files_run_with_lm_evals_vllm(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("vllm", reason="needs vLLM")
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        pytest.skip("lm-eval looks up the distribution `vllm`, and this vLLM goes by another name")
+    problems = short_prompts(tmp_path, "math500", "aime24")
+    done = lm_eval_alone(
+        tmp_path, "--model", "vllm", "--model_args",
+        f"pretrained={model},dtype=float32,enforce_eager=True,max_model_len=64,gpu_memory_utilization=0.2",
+        "--tasks", "math500_greedy,aime24_sampled", "--metadata", f"problems={problems}",
+        "--gen_kwargs", "max_gen_toks=9", "--log_samples", "--output_path", "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {len(line["resps"][0]) for line in logged(tmp_path, "aime24_sampled")} == {64}
+    assert results(tmp_path)["aime24_sampled"]["distinct,verified"] > 0.1  # not k times one sample
+    assert len(logged(tmp_path, "math500_greedy")) == 6

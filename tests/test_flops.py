@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
@@ -239,6 +240,47 @@ def test_real_models_sample(sizes, parameters):
     sizes = sizes | {"num_hidden_layers": 2}
     shape, tally = ModelShape.from_config(sizes), square_prefill(sample_tally(7, [3, 1, 2]), 7)
     assert count_sampling(build(sizes), 7, [3, 1, 2]) == flops(shape, tally, FORWARD_PASSES)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# LoRA
+
+
+def test_pocket_lora():
+    # Rank 8, adapters per layer:
+    #   q and o   2 * (128 + 128) = 512;  k and v  2 * (128 + 32) = 320;  MLP  3 * (128 + 384) = 1,536
+    #   A         4 layers * 8 * 2,368 = 75,776
+    # Five tokens (15 pairs) as in test_pocket_sft:
+    #   body and head twice  2 * (7,536,640 + 204,800) = 15,482,880;  attention 3 * 30,720 = 92,160
+    #   adapters  3 * 2 * 75,776 * 5 = 2,273,280;  in all 17,848,320
+    shape, tally = ModelShape.from_config(POCKET), sequence_tally([(3, 2)])
+    adapted = shape.with_lora(8)
+    assert adapted.adapter == 75_776
+    assert flops(adapted, tally, TRAINING_PASSES) == 17_848_320
+    # DPO's reference reads merged weights: 17,848,320 + 7,772,160
+    assert flops(adapted, tally, DPO_PASSES) == 25_620_480
+    assert flops(adapted, tally, FORWARD_PASSES) == flops(shape, tally, FORWARD_PASSES)
+    for passes in (FORWARD_PASSES, TRAINING_PASSES, DPO_PASSES):
+        assert papers_flops(adapted, tally, passes) == papers_flops(shape, tally, passes)
+
+
+@pytest.mark.parametrize("sizes", [POCKET, QWEN_05, REAL["Llama-3.2-1B"][0]], ids=["pocket", "qwen", "llama"])
+def test_lora_as_torch_counts_it(sizes):
+    rank, tokens = 16, 14
+    model = get_peft_model(build(sizes), LoraConfig(r=rank, target_modules="all-linear"))
+    shape = ModelShape.from_config(sizes).with_lora(rank)
+    assert shape.adapter == model.get_nb_trainable_parameters()[0]
+    # Nothing asks for the gradient of the embeddings: the first q, k and v send none to their inputs.
+    d, e, h, g = shape.hidden, shape.head_dim, shape.heads, shape.kv_heads
+    unsent = 2 * tokens * (d * e * (h + 2 * g) + 3 * d * rank)
+    expected = flops(shape, square(sequence_tally([(4, 3), (5, 2)])), TRAINING_PASSES) - unsent
+    assert count_training(model, 2, 7)[1] == expected
+
+
+def test_records_from_before_lora_load():
+    row = ModelShape.from_config(POCKET).to_json()
+    del row["adapter"]
+    assert ModelShape.from_json(row) == ModelShape.from_config(POCKET)
 
 
 @pytest.mark.parametrize(

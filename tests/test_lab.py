@@ -26,9 +26,10 @@ from repro.errors import UserError
 from repro.flops import DPO_PASSES, TRAINING_PASSES, ModelShape, flops, sample_tally, sequence_tally
 from repro.lab import Engines, Lab
 from repro.ledger import Entry, by_account
-from repro.method import DPO, BudgetSpent, Example, Optimizer, Pair, Problem, Unavailable
+from repro.method import DPO, BudgetSpent, Completion, Example, Optimizer, Pair, Problem, Unavailable
 from repro.problems import ProblemSet
 from repro.records import Gold, Verdict
+from repro.rewards import Scored
 from repro.rewards.ladder import LadderScorer
 from repro.sampling import Request, Sample, Sampled, SamplingParams
 from repro.seeds import stream_seed
@@ -39,6 +40,7 @@ CONFIG = {
     "num_key_value_heads": 1, "intermediate_size": 4, "vocab_size": 40,
 }  # fmt: skip
 SHAPE = ModelShape.from_config(CONFIG)
+JUDGE = ModelShape.from_config(CONFIG | {"num_hidden_layers": 2})
 PLENTY = 10**15
 ADAM = Optimizer(learning_rate=1e-3)
 WORDS = [f"w{i}" for i in range(32)]
@@ -83,11 +85,11 @@ class Part:
 
 @dataclass
 class World:
-    """The engines. ``crash`` numbers the entry (sampler, verifier, each training step) that dies."""
+    """The engines. ``crash`` numbers the entry (sampler, verifier, scorer, each training step) that dies."""
 
     crash: int = 0
     entries: int = 0
-    finished: int = 0  # calls of the sampler with its verifier, and of the trainer
+    finished: int = 0  # calls of the sampler with its verifier, of the scorer, and of the trainer
     requests: list[Request] = field(default_factory=list)
     rows: list[Row | PairRow] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
@@ -159,6 +161,44 @@ class World:
         return len(batches) / 7
 
 
+@dataclass
+class Judge:
+    """A reward model. It has no room for the longest completions, of which it sees nothing."""
+
+    world: World
+    name: str = "judge-7b"
+    shape: ModelShape = JUDGE
+    scored: list[str] = field(default_factory=list)
+    closed: int = 0
+
+    def score(self, completions: Sequence[Completion]) -> list[Scored]:
+        self.world.enter()
+        for completion in completions:
+            weights = self.world.parts[-1].weights if self.world.parts else "base"
+            scored = judged(completion)
+            self.world.parts.append(Part(cost_of_scoring(scored), weights, step=False))
+        self.scored += [completion.text for completion in completions]
+        self.world.finished += 1
+        return [judged(completion) for completion in completions]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def judged(completion: Completion) -> Scored:
+    words = completion.text.split()
+    if len(words) == 7:
+        return Scored((0.0,) * 3)
+    rewards = tuple(stream_seed(word) / 2**64 for word in words)
+    return Scored(rewards, len(completion.problem.question.split()), len(words) + 1, len(words))
+
+
+def cost_of_scoring(scored: Scored) -> int:
+    if not scored.logits:
+        return 0
+    return flops(JUDGE, sequence_tally([(scored.prompt_tokens, scored.tokens)], scored.logits), 1)
+
+
 def write_weights(folder: Path, weights: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "weights").write_text(weights)
@@ -176,7 +216,8 @@ PROBLEM_SET = ProblemSet(
     PROBLEMS,
     {p.id: Gold(str(i), f"w{i}") for i, p in enumerate(PROBLEMS)},
     {p.id: p.question for p in PROBLEMS},
-    {p.id: f"{p.question} ( w{i} )" for i, p in enumerate(PROBLEMS)},
+    {p.id: f"w31 {p.question}" for p in PROBLEMS},
+    {p.id: f"w31 {p.question} ( w{i} )" for i, p in enumerate(PROBLEMS)},
 )
 
 
@@ -184,7 +225,7 @@ def make(
     base: Path, folder: Path, world: World, *budgets: int, chunk: int = 4, name: str = "run/0", **how: Any
 ) -> Lab:
     """A Lab in ``folder``; ``how``: scorer, corpus, uses_gold, uses_corpus."""
-    scorer, corpus = how.pop("scorer", None), how.pop("corpus", None)
+    scorer, corpus = how.pop("scorer", Judge(world)), how.pop("corpus", None)
     engines = Engines(world, world, world, scorer, corpus, max_tokens=8, chunk=chunk, max_length=64)  # type: ignore[arg-type]
     return Lab(name, folder, base, PROBLEM_SET, budgets or [PLENTY], engines, **how)
 
@@ -205,8 +246,9 @@ TRAININGS = st.tuples(
     st.sampled_from(["base", "current"]),
     st.booleans(),  # inherit the optimizer
 )
+SCORINGS = st.just(("score",))  # all that was sampled so far
 # Begins with something to train on.
-SCRIPTS = st.lists(SAMPLINGS | TRAININGS, min_size=1, max_size=5).map(
+SCRIPTS = st.lists(SAMPLINGS | TRAININGS | SCORINGS, min_size=1, max_size=5).map(
     lambda calls: [("sample", [(0, 2), (3, 1)], False, False), *calls]
 )
 
@@ -223,6 +265,9 @@ def play(lab: Lab, script: Sequence[Call]) -> list[Any]:
                 problems = [PROBLEMS[i] for i, _ in asked]
                 seen.append(lab.sample(problems, [n for _, n in asked], hint=hint, search=search))
                 pool += [completion for drawn in seen[-1] for completion in drawn]
+                continue
+            if kind == "score":
+                seen.append(lab.score(pool))
                 continue
             size, steps, start, inherit = call
             data: Any = [Example(c.problem, c.text) for c in pool]
@@ -438,13 +483,70 @@ def test_gold_and_corpus_are_for_those_that_declare_them(base: Path, tmp_path: P
 
 
 def test_process_rewards_are_there_or_refused(base: Path, tmp_path: Path) -> None:
-    without = make(base, tmp_path / "a", World())
+    without = make(base, tmp_path / "a", World(), scorer=None)
     assert without.has_process_rewards is False and without.mode == "verifier only"
     with pytest.raises(Unavailable, match="process_rewards"):
         without.score([])
     lab = make(base, tmp_path / "b", World(), scorer=LadderScorer())
     (drawn,) = lab.sample(PROBLEMS[:1], 3)
-    assert lab.has_process_rewards and len(lab.score(drawn)) == 3
+    assert lab.has_process_rewards and lab.mode == "process rewards: ladder rules"
+    spent = lab.spent
+    assert len(lab.score(drawn)) == 3 and lab.spent == spent  # rules cost nothing
+
+
+def test_scoring_is_charged_with_the_reward_models_shape(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    assert lab.has_process_rewards and lab.mode == "process rewards: judge-7b"
+    (drawn,) = lab.sample(PROBLEMS[:1], 6)
+    spent = lab.spent
+    rewards = lab.score(drawn)
+    assert rewards == [judged(completion).rewards for completion in drawn]
+    assert lab.spent - spent == sum(cost_of_scoring(judged(completion)) for completion in drawn) > 0
+    entries = [entry for entry in lab.ledger if entry.account == "reward"]
+    assert len(entries) == 2 and {(entry.shape, entry.passes) for entry in entries} == {(JUDGE, 1)}  # chunks
+    assert by_account(lab.ledger)["reward"]["flops"] == lab.spent - spent
+
+
+def test_a_second_lab_has_the_rewards_from_the_journal(base: Path, tmp_path: Path) -> None:
+    seen = []
+    for calls in (2, 0):  # of the scorer, which takes four at a time
+        world = World()
+        judge = Judge(world)
+        lab = make(base, tmp_path, world, scorer=judge)
+        (drawn,) = lab.sample(PROBLEMS[:1], 6)
+        seen.append((lab.score(drawn), lab.spent, lab.ledger))
+        assert judge.scored == ([c.text for c in drawn] if calls else [])
+    assert seen[0] == seen[1]
+
+
+def test_a_budget_is_cut_within_a_scoring(base: Path, tmp_path: Path) -> None:
+    world = World()
+    whole = make(base, tmp_path / "whole", world)
+    whole.score(whole.sample(PROBLEMS[:1], 6)[0])
+    costs = [part.cost for part in world.parts]  # of the sampling, and of each completion scored
+    last = max(i for i, cost in enumerate(costs) if cost)
+    assert last > 4 and sum(costs[1:last])  # in the second chunk, and not the first to cost something
+    lab = make(base, tmp_path / "cut", World(), sum(costs) - 1)
+    (drawn,) = lab.sample(PROBLEMS[:1], 6)
+    for _ in range(2):
+        with pytest.raises(BudgetSpent):
+            lab.score(drawn)
+    assert [cut.spent for cut in lab.cuts] == [sum(costs[:last])]
+
+
+def test_the_reward_model_makes_room_for_the_policy(base: Path, tmp_path: Path) -> None:
+    judge = Judge(World())
+    lab = make(base, tmp_path, World(), scorer=judge)
+    (drawn,) = lab.sample(PROBLEMS[:1], 2)
+    lab.score(drawn)
+    for work in (
+        lambda: lab.sample(PROBLEMS[:1]),
+        lambda: lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1),
+    ):
+        closed = judge.closed
+        work()
+        assert judge.closed > closed
 
 
 def test_random_streams_have_names(base: Path, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Problem sets: the procedural ladder, rows of GSM8K, and the files that a study's runs read."""
+"""Problem sets: the procedural ladder, real problems, and the files that a study's runs read."""
 
 from __future__ import annotations
 
 import json
-import os
+import logging
 import re
 from collections import Counter
 from math import sqrt
@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repro import problems
-from repro.config import Gsm8kProblems, LadderProblems, Study
+from repro.config import Study
 from repro.errors import UserError
-from repro.problems import gsm8k, ladder
+from repro.problems import ladder, sources
+from repro.problems.overlap import near_duplicates, shingles
+from repro.problems.prompts import fill, templates
 from repro.records import Gold, Problem
 
 # --- the ladder -------------------------------------------------------------------------------------
 
-DRAWN = {split: ladder.generate(split, 400, seed=0) for split in problems.SPLITS}
+DRAWN = {split: ladder.generate(split, 400, seed=0) for split in ("train", "validation", "test")}
 
 # What a reader makes of each sentence: the quantity before it -> after it.
 READINGS = {
@@ -103,9 +107,9 @@ def test_splits_share_no_problem_even_under_other_names_sizes_and_seeds() -> Non
 def test_every_word_is_in_the_vocabulary() -> None:
     words = ladder.vocabulary()
     assert len(words) == len(set(words))
-    hint = Study.model_fields["prompt"].default.hinted
+    _, hint = templates(Study.model_fields["prompt"].default)
     for problem, gold in DRAWN["train"]:
-        text = f"{hint.format(question=problem.question, answer=gold.answer)} {gold.solution}"
+        text = f"{fill(hint, problem.question, gold.answer)} {gold.solution}"
         assert set(text.split()) <= set(words)
 
 
@@ -134,135 +138,308 @@ def test_a_tier_that_runs_out_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         list(zip(range(2), ladder.chains(split, "1", None), strict=False))  # type: ignore[arg-type]
 
 
-# --- GSM8K ------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------
 
 ROW = {"question": "How many are 2 and 3?", "answer": "2 + 3 = <<2+3=5>>5.\n#### 5"}
+BOXED = {
+    "problem": "Compute $1+1$.",
+    "level": "Level 1",
+    "type": "Counting & Probability",
+    "solution": r"\boxed{2}",
+}
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def folder_of(tmp_path: Path, train: list[Any], test: list[Any]) -> Path:
-    for name, rows in (("train", train), ("test", test)):
-        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-        (tmp_path / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines))
-    return tmp_path
+def write(folder: Path, name: str, rows: list[Any]) -> Path:
+    path = folder / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
 
 
 def numbered(number: int, answer: str = "1") -> dict[str, str]:
-    return {"question": f"What is {number}?", "answer": f"Count.\n#### {answer}"}
+    """A row whose question is like no other's."""
+    words = " ".join(f"{word}{number}" for word in NUMBERS)
+    return {"question": f"What is {words}?", "answer": f"Count.\n#### {answer}"}
 
 
-def gsm8k_spec(folder: Path, train: int = 1, validation: int = 0, test: int = 1) -> Gsm8kProblems:
-    return Gsm8kProblems(source="gsm8k", folder=folder, train=train, validation=validation, test=test)
+@pytest.mark.parametrize(
+    ("name", "row", "complaint"),
+    [
+        ("gsm8k/train", '{"question": ', "not JSON"),
+        ("gsm8k/train", [1], "not an object with fields"),
+        ("gsm8k/train", {"answer": "#### 1"}, "field `question` is missing, empty or not text"),
+        ("gsm8k/train", {"question": " ", "answer": "#### 1"}, "field `question` is missing, empty"),
+        ("gsm8k/train", {"question": "a?", "answer": 5}, "field `answer` is missing, empty or not text"),
+        ("gsm8k/train", {"question": "a?", "answer": "five"}, "field `answer` has no final `#### number`"),
+        ("gsm8k/train", {"question": "a?", "answer": "five ####"}, "field `answer` has no final `####"),
+        ("math/train", {**BOXED, "solution": "two"}, r"field `solution` has no final `\boxed{answer}`"),
+        ("math/test", {**BOXED, "level": 5}, "field `level` is missing, empty or not text"),
+        ("amc23/test", {"id": 1, "question": "a?", "answer": 2.5}, "field `answer` is not a whole number"),
+        ("amc23/test", {"id": 1, "question": "a?", "answer": "many"}, "field `answer` is not a whole number"),
+        ("aime24/test", {"problem": "a?", "answer": "025"}, "field `id` is not a whole number (it is None)"),
+    ],
+)  # fmt: skip
+def test_a_malformed_row_is_named(tmp_path: Path, name: str, row: Any, complaint: str) -> None:
+    good = {"gsm8k": ROW, "math": BOXED}.get(name.split("/")[0], {"id": 0, "answer": "1"})
+    good = {"question": "b?", "problem": "b?", **good}
+    path = write(tmp_path, name, [good, row])
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 2: {complaint}")):
+        sources.load(tmp_path, name)
+
+
+def test_a_missing_file_is_named_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gsm8k/train\.jsonl does not exist; run `repro fetch STUDY`"):
+        sources.load(tmp_path, "gsm8k/train")
+
+
+def test_answers_as_sources_write_them(tmp_path: Path) -> None:
+    write(tmp_path, "gsm8k/test", [ROW, {"question": "a?", "answer": "No.\n#### -1,234"}])
+    write(tmp_path, "aime24/test", [{"id": 60, "problem": "a?", "question": "x", "answer": "025"}])
+    write(tmp_path, "amc23/test", [{"id": 3, "question": "a?", "answer": -1.0}])
+    assert [gold for _, gold in sources.load(tmp_path, "gsm8k/test")] == [
+        Gold("5", "2 + 3 = 5.\n#### 5"),  # without the calculator annotation, which is not taught
+        Gold("-1234", "No.\n#### -1,234"),
+    ]
+    assert sources.load(tmp_path, "aime24/test") == [(Problem("aime24-test-60", "a?", "all"), Gold("25"))]
+    assert sources.load(tmp_path, "amc23/test") == [(Problem("amc23-test-03", "a?", "all"), Gold("-1"))]
+
+
+def test_math_problems_are_named_by_their_text_not_their_order(tmp_path: Path) -> None:
+    others = [{**BOXED, "problem": f"Compute ${i}$.", "solution": rf"$\boxed {i}$"} for i in range(9)]
+    write(tmp_path / "a", "math/train", [BOXED, *others])
+    write(tmp_path / "b", "math/train", [*reversed(others), {**BOXED, "unique_id": "train/0.json"}])
+    rows = sources.load(tmp_path / "a", "math/train")
+    assert rows == sources.load(tmp_path / "b", "math/train")
+    assert sources.digest(rows) == sources.digest(sources.load(tmp_path / "b", "math/train"))
+    ((problem, gold),) = [row for row in rows if row[0].question == BOXED["problem"]]
+    assert re.fullmatch("math-train-counting_and_probability-[0-9a-f]{8}", problem.id)
+    assert (problem.tier, problem.knowledge) == ("Level 1", ("Counting & Probability",))
+    assert {gold.answer for _, gold in rows} == {*"012345678"} and gold.answer == "2"
+
+
+def test_rows_of_ones_own(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "mine",
+        [
+            {"question": "a?", "answer": "1"},
+            {"question": "b?", "answer": "x+1", "id": "b", "solution": "c", "tier": "d", "knowledge": ["p"]},
+            {"question": "c?", "answer": "2", "id": None, "solution": None},
+        ],
+    )  # fmt: skip
+    assert sources.load_jsonl(path) == [
+        (Problem("b", "b?", "d", ("p",)), Gold("x+1", "c")),
+        (Problem("mine-00001", "a?", "all"), Gold("1")),
+        (Problem("mine-00003", "c?", "all"), Gold("2")),
+    ]
 
 
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ('{"question": ', "not JSON"),
-        ({"answer": "#### 1"}, "field `question` is missing or empty"),
-        ({"question": "a?", "answer": 5}, "field `answer` is missing or empty"),
-        ({"question": " ", "answer": "#### 1"}, "field `question` is missing or empty"),
-        ([1], "field `question` is missing or empty"),
-        ({"question": "a?", "answer": "five"}, "field `answer` has no final `#### number`"),
-        ({"question": "a?", "answer": "five ####"}, "field `answer` has no final `#### number`"),
+        ({"question": "b?"}, "line 2: field `answer` is missing, empty or not text"),
+        ({"question": "b?", "answer": 5}, "line 2: field `answer` is missing, empty or not text"),
+        ({"question": "b?", "answer": "5", "level": "1"}, "line 2: field `level` is unknown (known are"),
+        ({"question": "b?", "answer": "5", "knowledge": "p"}, "line 2: field `knowledge` is not a list of"),
+        ({"question": "b?", "answer": "5", "id": "a"}, "two rows have the id a; remove one of them"),
+    ],
+)  # fmt: skip
+def test_a_malformed_row_of_ones_own_is_named(tmp_path: Path, row: Any, complaint: str) -> None:
+    path = write(tmp_path, "mine", [{"question": "a?", "answer": "1", "id": "a"}, row])
+    with pytest.raises(UserError, match=re.escape(f"{path}") + "(, |: )" + re.escape(complaint)):
+        sources.load_jsonl(path)
+
+
+# --- near-duplicates --------------------------------------------------------------------------------
+
+QUESTION = "A bookstore is deciding what price it should charge for a certain book of 26 pages, or 130."
+
+
+def found(training: str, tested: str) -> bool:
+    return bool(near_duplicates([Problem("t", training, "all")], {"b": [Problem("x", tested, "all")]}))
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (QUESTION.upper().replace(" ", "\n ").replace(",", " ;"), True),
+        (QUESTION.replace("130", "128"), True),  # another number at the end
+        (f"{QUESTION} Explain.", True),
+        ("How many pages has a certain book?", False),
+        (QUESTION[:40] + " when a client asks for a very different thing?", False),
     ],
 )
-def test_a_malformed_row_is_named(tmp_path: Path, row: Any, complaint: str) -> None:
-    folder = folder_of(tmp_path, [ROW, row], [ROW])
-    with pytest.raises(UserError, match=rf"train\.jsonl, line 2: {re.escape(complaint)}"):
-        gsm8k.load(gsm8k_spec(folder))
+def test_near_duplicates(other: str, same: bool) -> None:
+    assert found(QUESTION, other) is found(other, QUESTION) is same
 
 
-def test_missing_and_short_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.jsonl does not exist; put"):
-        gsm8k.load(gsm8k_spec(tmp_path))
-    folder_of(tmp_path, [ROW], [ROW])
-    with pytest.raises(UserError, match=r"train\.jsonl has 1 rows, the study asks for 3"):
-        gsm8k.load(gsm8k_spec(tmp_path, train=2, validation=1))
+def test_dress_does_not_count_and_signs_do() -> None:
+    assert found(r"Find $\dfrac{1}{2}+x$", r"find \(\frac 12 + x\) ") is False  # 12 is another number
+    assert found(r"Find $\left(\dfrac{1}{2}\right)+x$.", r"find \(\frac{1}{2} + x\)")
+    assert not found("Compute $2+3$", "Compute $2-3$")  # short questions are the same or they are not
 
 
-def test_rows_are_drawn_by_seed_and_held_out_rows_are_apart(tmp_path: Path) -> None:
-    folder = folder_of(
-        tmp_path, [numbered(i, "1,234") for i in range(50)], [numbered(i) for i in range(50, 60)]
-    )
-    spec = gsm8k_spec(folder, train=20, validation=10, test=5)
-    splits = gsm8k.load(spec)
-    assert [len(splits[name]) for name in problems.SPLITS] == [20, 10, 5]
-    assert len({problem.id for drawn in splits.values() for problem, _ in drawn}) == 35
-    assert gsm8k.load(spec) == splits != gsm8k.load(spec.model_copy(update={"seed": 1}))
-    assert splits["train"][0][1] == Gold("1234", "Count.\n#### 1,234")
+def test_the_most_alike_is_reported() -> None:
+    tests = {
+        "one": [Problem("1", f"{QUESTION} Explain this answer.", "")],
+        "two": [Problem("2", QUESTION, "")],
+    }
+    (duplicate,) = near_duplicates([Problem("t", QUESTION, "")], tests).values()
+    assert (duplicate.benchmark, duplicate.problem, duplicate.similarity) == ("two", "2", 1.0)
 
 
-def test_annotations_of_the_source_are_not_taught(tmp_path: Path) -> None:
-    (problem, gold), *_ = gsm8k.load(gsm8k_spec(folder_of(tmp_path, [ROW], [ROW])))["train"]
-    assert problem.question == ROW["question"] and gold.solution == "2 + 3 = 5.\n#### 5"
-
-
-def test_real_rows() -> None:
-    if "REPRO_DATA_DIR" not in os.environ:
-        pytest.skip("REPRO_DATA_DIR does not name the folder of real benchmark files")
-    spec = Gsm8kProblems(source="gsm8k", train=7000, validation=400, test=1319)
-    splits = problems.rows(spec)
-    assert [len(splits[name]) for name in problems.SPLITS] == [7000, 400, 1319]
-    for _, gold in (row for drawn in splits.values() for row in drawn):
-        assert re.fullmatch(r"-?[\d.]+", gold.answer) and gold.solution and "<<" not in gold.solution
-
-
-def test_without_a_folder_the_error_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REPRO_DATA_DIR", raising=False)
-    with pytest.raises(UserError, match=r"problems\.folder in the study, or REPRO_DATA_DIR"):
-        problems.rows(Gsm8kProblems(source="gsm8k", train=1, test=1))
+@given(st.lists(st.text(max_size=40), max_size=6), st.lists(st.text(max_size=40), max_size=6))
+def test_the_index_finds_what_comparing_all_pairs_finds(training: list[str], tested: list[str]) -> None:
+    problems_ = [Problem(f"t{i}", text, "") for i, text in enumerate(training)]
+    against = [Problem(f"x{i}", text, "") for i, text in enumerate(tested)]
+    alike = {
+        p.id
+        for p in problems_
+        for x in against
+        if len(shingles(p.question) & shingles(x.question)) / len(shingles(p.question) | shingles(x.question))
+        >= 0.5
+    }
+    assert set(near_duplicates(problems_, {"b": against})) == alike
 
 
 # --- the files of a study ---------------------------------------------------------------------------
 
 
-def study(spec: LadderProblems | Gsm8kProblems) -> Study:
+def study(spec: dict[str, Any], data: Path | None = None, **changes: Any) -> Study:
+    benchmark = "ladder" if spec["source"] == "ladder" else "gsm8k"
     return Study.model_validate(
         {
-            "name": "tiny", "title": "Tiny", "seeds": [0], "budgets": [1], "problems": spec.model_dump(),
+            "name": "tiny", "title": "Tiny", "seeds": [0], "budgets": [1], "problems": spec, "data_dir": data,
             "base_model": {"source": "folder", "path": "model"}, "sampling": {"max_tokens": 8},
-            "evaluation": {"tasks": ["ladder_greedy"]}, "prompt": {"template": "Q: {question}"},
+            "evaluation": {"benchmarks": {benchmark: {}}}, "prompt": {"template": "Q: {question}"}, **changes,
         }
     )  # fmt: skip
 
 
+def data(tmp_path: Path, train: list[Any], test: list[Any]) -> Path:
+    write(tmp_path / "data", "gsm8k/train", train)
+    write(tmp_path / "data", "gsm8k/test", test)
+    return tmp_path / "data"
+
+
+def prepared(tmp_path: Path, settings: Study) -> dict[str, problems.ProblemSet]:
+    problems.prepare(settings, tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*.jsonl")]
+    return {str(p.relative_to(tmp_path / "out").with_suffix("")): problems.read(p) for p in files}
+
+
+def report(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out" / problems.REPORT).read_text())
+
+
 def test_what_is_prepared_is_read_back(tmp_path: Path) -> None:
-    rare = {"question": "Two\u2028lines\x85of {braces}?", "answer": "#### 7"}
-    problems.prepare(study(gsm8k_spec(folder_of(tmp_path, [rare], [ROW]))), tmp_path / "out")
-    read = problems.read(tmp_path / "out" / "train.jsonl")
-    (problem,) = read.problems
+    rare = {"question": "Two\u2028lines\x85of {braces} and {answer}?", "answer": "#### 7"}
+    read = prepared(tmp_path, study({"source": "gsm8k"}, data(tmp_path, [rare], [ROW])))
+    assert set(read) == {"train", "validation", "test/gsm8k"}
+    (problem,) = read["train"].problems
     assert problem == Problem("gsm8k-train-00001", rare["question"], "all")
-    assert read.prompts[problem.id] == f"Q: {rare['question']}"
-    assert read.hinted[problem.id] == f"{rare['question']} ( 7 )"
-    assert read.golds[problem.id].answer == "7"
-    assert problems.read(tmp_path / "out" / "validation.jsonl").problems == []
+    assert read["train"].prompts[problem.id] == f"Q: {rare['question']}"
+    assert read["train"].hinted[problem.id] == f"{rare['question']} ( 7 )"
+    assert read["train"].golds[problem.id].answer == "7"
+    assert read["validation"].problems == []
+    assert read["test/gsm8k"].prompts == {"gsm8k-test-00001": f"Q: {ROW['question']}"}
+    facts = report(tmp_path)
+    assert facts["rows"] == {"train": 1, "validation": 0, "test/gsm8k": 1}
+    assert facts["sources"]["gsm8k/train"]["pinned"] is False
+
+
+def test_rows_are_drawn_by_seed_and_held_out_rows_are_apart(tmp_path: Path) -> None:
+    folder = data(tmp_path, [numbered(i) for i in range(50)], [numbered(i) for i in range(50, 60)])
+    limited = {"evaluation": {"benchmarks": {"gsm8k": {"limit": 5}}}, "prompt": {"shots": 3}}
+
+    def drawn(**changes: Any) -> problems.Drawn:
+        spec = {"source": "gsm8k", "train": 20, "validation": 10, **changes}
+        return problems.draw(study(spec, folder, **limited))
+
+    def ids(rows: sources.Rows) -> list[str]:
+        return [problem.id for problem, _ in rows]
+
+    first = drawn()
+    everything = first.train + first.validation + first.shots + first.tests["gsm8k"]
+    assert [len(first.train), len(first.validation), len(first.shots)] == [20, 10, 3]
+    assert len(set(ids(everything))) == len(everything) == 38
+    assert ids(first.tests["gsm8k"]) == sorted(ids(first.tests["gsm8k"]))
+    assert drawn() == first and drawn(seed=1) != first
+    more = drawn(train="all")
+    assert (more.validation, more.shots) == (first.validation, first.shots)
+    assert more.train[:20] == first.train and len(more.train) == 37
+    without = drawn(exclude=ids(first.train)[:1])
+    assert ids(first.train)[0] not in ids(without.train + without.validation + without.shots)
+    with pytest.raises(
+        UserError, match=r"gsm8k has 50 problems to draw from, too few for validation 10, sho"
+    ):
+        drawn(train=38)
+    with pytest.raises(UserError, match=r"problems\.exclude names `gsm8k-train-99999`, which no training"):
+        drawn(exclude=["gsm8k-train-99999"])
+
+
+def test_shots_need_solutions(tmp_path: Path) -> None:
+    write(tmp_path, "mine", [{"question": f"{word}?", "answer": "1"} for word in NUMBERS])
+    spec = {"source": "jsonl", "file": tmp_path / "mine.jsonl"}
+    folder = data(tmp_path, [ROW], [ROW])
+    assert len(problems.draw(study(spec, folder)).train) == 10
+    with pytest.raises(UserError, match=r"jsonl has 10 problems to draw from, .* shots 1 \(with solutions\)"):
+        problems.draw(study(spec, folder, prompt={"shots": 1}))
+
+
+def test_training_problems_that_a_benchmark_asks_are_left_out_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = {**ROW, "question": "how  many are 2 and 3 "}
+    folder = data(tmp_path, [numbered(1), same, numbered(2), numbered(1)], [numbered(3), ROW])
+    caplog.set_level(logging.INFO)
+    read = prepared(tmp_path, study({"source": "gsm8k"}, folder))
+    assert {p.id for p in read["train"].problems} == {"gsm8k-train-00001", "gsm8k-train-00003"}
+    assert report(tmp_path)["near_duplicates"] == {
+        "gsm8k-train-00002": {"benchmark": "gsm8k", "problem": "gsm8k-test-00002", "similarity": 1.0}
+    }
+    assert report(tmp_path)["repeated"] == {"gsm8k-train-00004": "gsm8k-train-00001"}
+    assert "gsm8k-train-00002, which repeats gsm8k-test-00002 of gsm8k" in caplog.text
+
+
+def test_math_is_kept_clear_of_math500_whatever_the_benchmark(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = data(tmp_path, [ROW], [ROW])
+    write(folder, "math/train", [BOXED, {**BOXED, "problem": "Compute $2+1$."}])
+    settings = study({"source": "math"}, folder)
+    assert len(problems.draw(settings).train) == 2
+    assert "problems of MATH-500 are not looked for" in caplog.text
+    row = {"problem": BOXED["problem"], "answer": "2", "solution": "2", "level": 1, "subject": "Algebra"}
+    write(folder, "math500/test", [{**row, "unique_id": "test/algebra/7.json"}])
+    drawn = problems.draw(settings)
+    assert [problem.question for problem, _ in drawn.train] == ["Compute $2+1$."]
+    (duplicate,) = drawn.report["near_duplicates"].values()
+    assert (duplicate["benchmark"], duplicate["problem"]) == ("math500", "math500-test-algebra-7")
+    assert set(drawn.tests) == {"gsm8k"}
 
 
 def test_a_ladder_study_has_its_sizes(tmp_path: Path) -> None:
-    spec = LadderProblems(source="ladder", train=40, validation=8, test=20)
-    problems.prepare(study(spec), tmp_path)
-    read = {split: problems.read(tmp_path / f"{split}.jsonl") for split in problems.SPLITS}
-    assert {split: len(each.problems) for split, each in read.items()} == {
-        "train": 40,
-        "validation": 8,
-        "test": 20,
-    }
+    spec = {"source": "ladder", "train": 40, "validation": 8, "test": 20}
+    read = prepared(tmp_path, study(spec))
+    sizes = {"train": 40, "validation": 8, "test/ladder": 20}
+    assert {split: len(each.problems) for split, each in read.items()} == sizes
     assert len({each.digest for each in read.values()}) == 3
+    few = study(spec, evaluation={"benchmarks": {"ladder": {"limit": 6}}}, prompt={"shots": 2})
+    drawn = problems.draw(few)
+    assert len(drawn.tests["ladder"]) == 6 and len(drawn.train) == 40 and len(drawn.shots) == 2
+    assert [problem for problem, _ in drawn.train] == read["train"].problems
 
 
-def test_a_problem_in_two_splits_is_refused(tmp_path: Path) -> None:
-    same = {**ROW, "question": "how  many are 2 and 3? "}
-    with pytest.raises(
-        UserError, match="gsm8k-test-00001 of split test is also gsm8k-train-00001 of split train"
-    ):
-        problems.prepare(study(gsm8k_spec(folder_of(tmp_path, [ROW], [same]))), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_gold_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_gold_that_cannot_be_read_is_refused_by_id_until_it_is_excluded(tmp_path: Path) -> None:
     unreadable = {"question": "a?", "answer": "#### \\frac{"}
-    with pytest.raises(UserError, match="gsm8k-train-00001 cannot be read by the verifier"):
-        problems.prepare(study(gsm8k_spec(folder_of(tmp_path, [unreadable], [ROW]))), tmp_path / "out")
+    folder = data(tmp_path, [unreadable, numbered(1)], [ROW])
+    with pytest.raises(UserError, match=r"gsm8k-train-00001 cannot be read .* \(problems\.exclude\)"):
+        problems.prepare(study({"source": "gsm8k"}, folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    problems.prepare(study({"source": "gsm8k", "exclude": ["gsm8k-train-00001"]}, folder), tmp_path / "out")
+    assert report(tmp_path)["excluded"] == {"gsm8k-train-00001": "problems.exclude of the study"}
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ QUESTION = "Tom has 7 pens . gets 5 more . keeps one of 4 equal parts . how many
 
 def score(text: str, question: str = QUESTION) -> tuple[float, ...]:
     completion = Completion(Problem("p", question, "1"), text, 1, 1, "stop", Verdict.WRONG)
-    (scores,) = LadderScorer().score([completion])
-    return scores
+    (scored,) = LadderScorer().score([completion])
+    return scored.rewards
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,12 @@ def test_every_worked_solution_scores_one_throughout() -> None:
 def test_any_text_has_scores_between_zero_and_one(text: str) -> None:
     scores = score(text)
     assert scores and all(0 <= each <= 1 for each in scores)
+
+
+@pytest.mark.parametrize(("how", "reward"), [("min", 0.25), ("mean", 0.5), ("last", 0.75)])
+def test_aggregations(how: rewards.Aggregation, reward: float) -> None:
+    assert rewards.aggregate((0.5, 0.25, 0.75), how) == reward
+    assert rewards.aggregate((0.375,), how) == 0.375
 
 
 def test_embeddings_are_unit_vectors_that_tell_texts_apart() -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from repro.statistics import (
     Estimate,
     Resampler,
     X,
+    detectable,
     holm,
     load,
     macro_mean,
+    majority_correct,
     pass_at_k,
     rank_intervals,
     seed_variance,
@@ -58,8 +61,10 @@ def write_records(
     per_tier: int = 20,
     k: int = 4,
     seed_noise: float = 0.05,
+    benchmarks: tuple[str, ...] = ("ladder",),
 ) -> Path:
-    """A records folder as the pipeline writes it, deterministic in its arguments."""
+    """A records folder as the pipeline writes it, deterministic in its arguments. Every benchmark has the
+    same problems; each is a little harder than the one before."""
     rng = np.random.default_rng(7)
     problems = len(TIERS) * per_tier
     hard = np.repeat(np.linspace(1.2, -1.5, len(TIERS)), per_tier) + rng.normal(0, 1.0, problems)
@@ -79,18 +84,22 @@ def write_records(
                 parts["sample"] = spent - sum(parts.values())
                 for account, flops in (parts | {"evaluate": 10**8, "warm_start": 10**9, "wasted": 0}).items():
                     ledger.append((row.method, seed, budget, account, flops, flops * 5 // 4, flops // 1000))
-                solve = 1 / (1 + np.exp(-(hard + wobble + row.gain * (b + 1) / len(budgets))))
-                for sample in range(-1, k):
+                logit = hard + wobble + row.gain * (b + 1) / len(budgets)
+                for (n, benchmark), sample in product(enumerate(benchmarks), range(-1, k)):
+                    solve = 1 / (1 + np.exp(0.5 * n - logit))
                     correct = rng.random(problems) < (solve if sample >= 0 else solve + 0.1)
                     for i in range(problems):
-                        text = hashlib.sha256(f"{i} {int(rng.integers(3))}".encode()).hexdigest()[:16]
+                        choice = int(rng.integers(3))
+                        text = hashlib.sha256(f"{i} {choice}".encode()).hexdigest()[:16]
                         verdict = "correct" if correct[i] else ("unparsable" if i % 17 == 0 else "wrong")
+                        answer = {"correct": "7", "unparsable": ""}.get(verdict, str(choice))
                         mode, finish = (
                             "sampled" if sample >= 0 else "greedy",
                             "length" if i % 29 == 0 else "stop",
                         )
-                        samples.append((row.method, seed, budget, mode, TIERS[i // per_tier], f"p{i:04d}"))
-                        samples[-1] += (max(sample, 0), bool(correct[i]), verdict, 20 + i % 9, finish, text)
+                        samples.append((row.method, seed, budget, benchmark, mode, TIERS[i // per_tier]))
+                        samples[-1] += (f"p{i:04d}", max(sample, 0), bool(correct[i]), verdict, answer)
+                        samples[-1] += (20 + i % 9, finish, text)
             for t, tier in enumerate(TIERS):
                 if row.role is not Role.BASE:
                     visits.append((row.method, seed, tier, 900 - 250 * t, 380 - 90 * t, 400))
@@ -100,7 +109,9 @@ def write_records(
         return pd.DataFrame(lines, columns=columns.split())
 
     frame(
-        samples, "method seed budget mode tier problem sample correct verdict tokens finish text_hash"
+        samples,
+        "method seed budget benchmark mode tier problem sample correct verdict answer tokens finish "
+        "text_hash",
     ).to_parquet(folder / "samples.parquet")
     for name, lines, columns in (
         ("runs", runs, "method title role paper seed budget spent use papers_flops status reason rounds "
@@ -111,9 +122,14 @@ def write_records(
         frame(lines, columns).to_csv(folder / f"{name}.csv", index=False)
     facts = {
         "name": "made", "title": "Made-up study", "budgets": list(budgets), "seeds": list(seeds),
-        "tiers": list(TIERS), "metric": f"sampled avg@{k}", "samples_per_problem": k,
+        "benchmarks": [
+            {"name": name, "title": name.upper(), "tiers": list(TIERS), "metric": f"sampled avg@{k}",
+             "samples_per_problem": k, "max_tokens": 99, "macro": name == "ladder"} for name in benchmarks
+        ],
+        "evaluation": {"prompt": "abc", "engine": {"engine": "transformers", "torch": "2.13"},
+                       "tasks": {f"{name}_sampled": 1 for name in benchmarks}},
         "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
-        "versions": {"torch": "2.13"}, "task_version": {"t": 1}, "command": "snakemake tables",
+        "versions": {"torch": "2.13"}, "command": "snakemake tables",
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(facts))
     return folder
@@ -170,6 +186,68 @@ def test_pass_at_k_is_unbiased() -> None:
     assert pass_at_k(4, np.array([0, 1, 2, 4]), 4) == pytest.approx([0, 1, 1, 1])
     with pytest.raises(ValueError, match="pass@5"):
         pass_at_k(4, np.array([1]), 5)
+
+
+def test_majority_worked_example() -> None:
+    # Cells: 0: "7" twice against "5"; 1: a tie, which the lower sample number wins, here a wrong "5"; 2: the
+    # right answer is outvoted; 3: no answer at all; 4: an answer was not recorded; 5: never evaluated.
+    lines = [
+        (0, 0, "5"), (0, 1, "7"), (0, 2, "7"), (1, 1, "7"), (1, 0, "5"), (1, 2, "7"), (1, 3, "5"),
+        (2, 0, "7"), (2, 1, "5"), (2, 2, "5"), (3, 0, ""), (3, 1, ""), (4, 0, "7"), (4, 1, None),
+    ]  # fmt: skip
+    frame = pd.DataFrame(lines, columns=["cell", "sample", "answer"])
+    for seed in range(3):  # in whatever order
+        f = frame.sample(frac=1, random_state=seed)
+        right = (f.answer == "7").to_numpy()
+        found = majority_correct(f.cell.to_numpy(), f["sample"], f.answer.astype("category"), right, 6)
+        assert found == pytest.approx([1, 0, 0, 0, np.nan, np.nan], nan_ok=True)
+
+
+def test_majority_of_nothing() -> None:
+    empty = pd.Series([], dtype=object)
+    assert np.isnan(majority_correct(np.zeros(0, int), empty, empty, np.zeros(0, bool), 2)).all()
+
+
+# ----------------------------------------------------------------------------------------------- power
+
+
+def test_power_by_hand() -> None:
+    # a = b = .5: E[p(1-p)] = 1/8, Var[p(1-p)] = .5*1.5*.5*1.5/24 - 1/64 = 1/128. 100 problems, k = 5 and gain
+    # .05: variance = (2/8/5 + .4^2/128) / 100 = (.05 + .00125) / 100, so one standard error is .02264 and the
+    # gain 2.209 of them: 1 - Phi(1.960 - 2.209) = Phi(.249) = .598
+    assert detectable(100, 5, gain=0.05, accuracy=0.5) == pytest.approx(0.598, abs=0.001)
+    # Seed noise .2, 4 seeds: (2/8/20 + .00125) / 100 + 2 * (.2/8)^2 / 4 = .0001375 + .0003125, error .02121
+    power = detectable(100, 5, gain=0.05, accuracy=0.5, seeds=4, seed_noise=0.2)
+    assert power == pytest.approx(0.654, abs=0.001)  # Phi(.05 / .02121 - 1.96) = Phi(.397)
+    assert detectable(100, 5, gain=0.0) == pytest.approx(0.025)  # no gain: one false alarm in forty
+
+
+@pytest.mark.parametrize(
+    ("problems", "k", "power"),
+    [(30, 1, 0.11), (30, 4, 0.27), (30, 16, 0.60), (30, 64, 0.99), (40, 1, 0.10), (40, 4, 0.24),
+     (40, 16, 0.77), (40, 64, 1.0), (500, 1, 0.67), (500, 4, 0.99), (1319, 1, 0.97), (1319, 4, 1.0)],
+)  # fmt: skip
+def test_power_agrees_with_simulations_of_real_benchmarks(problems: int, k: int, power: float) -> None:
+    """AIME24, AMC23, MATH-500 and GSM8K, simulated with the same assumptions but a standard error that is
+    estimated from the problems, which matters where they are few."""
+    assert detectable(problems, k, gain=0.05) == pytest.approx(power, abs=0.07)
+
+
+def test_power_agrees_with_a_simulation() -> None:
+    """MATH-500, 2 samples, 3 seeds whose log-odds spread by .1; the difference against its true spread."""
+    rng = np.random.default_rng(5)
+    n, k, seeds, studies = 500, 2, 3, 2000
+    p = np.clip(rng.beta(0.35, 0.65, (studies, n)), 1e-9, 1 - 1e-9)
+    logit = np.log(p / (1 - p))
+    shift = 0.05 / (p * (1 - p)).mean()
+
+    def score(gain: float) -> np.ndarray:
+        noise = rng.normal(0, 0.1, (seeds, studies, 1))
+        return rng.binomial(k, 1 / (1 + np.exp(-(logit + gain + noise)))).mean((0, 2)) / k
+
+    difference = score(shift) - score(0.0)
+    found = (difference > 1.96 * difference.std()).mean()
+    assert detectable(n, k, gain=0.05, seeds=seeds, seed_noise=0.1) == pytest.approx(found, abs=0.05)
 
 
 # -------------------------------------------------------------------- intervals and tests, simulated
@@ -281,6 +359,48 @@ def test_pass_at_1_is_the_score_and_pass_at_k_grows(analysis: Analysis) -> None:
     assert found == sorted(found)  # type: ignore[type-var]
 
 
+def test_the_majority_is_right_more_often_than_one_sample(records: Path, analysis: Analysis) -> None:
+    samples = pd.read_parquet(records / "samples.parquet")
+    rows = samples.query(f"method == 'good' and budget == {BUDGETS[3]} and mode == 'sampled'")
+
+    def right(problem: pd.DataFrame) -> bool:
+        votes = problem[problem.answer != ""].sort_values("sample").answer.tolist()
+        return bool(votes) and max(votes, key=votes.count) == "7"  # max takes the first of equals
+
+    problems = rows.groupby(["tier", "seed", "problem"])
+    wanted = pd.Series({key: right(part) for key, part in problems}).groupby(level=0).mean().mean()
+    assert analysis.majority("good", BUDGETS[3]) == pytest.approx(wanted)
+    assert isinstance(analysis.majority("crashed", BUDGETS[3]), X)
+
+
+def test_benchmarks_are_apart(tmp_path: Path) -> None:
+    """A benchmark's numbers do not depend on there being others; real ones weigh their problems alike."""
+    rows = (Made("base", Role.BASE), Made("good", gain=1.0))
+    study = load(write_records(tmp_path / "two", rows, seeds=(0,), benchmarks=("ladder", "gsm8k")))
+    ladder, gsm8k = Analysis(study), Analysis(study, "gsm8k")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for file in (tmp_path / "two").iterdir():
+        (alone / file.name).write_bytes(file.read_bytes())
+    samples = pd.read_parquet(alone / "samples.parquet").query("benchmark == 'ladder'")
+    samples.to_parquet(alone / "samples.parquet")
+    facts = json.loads((alone / "study.json").read_text())
+    (alone / "study.json").write_text(json.dumps(facts | {"benchmarks": facts["benchmarks"][:1]}))
+    again = Analysis(load(alone))
+    assert again.difference("good", "base", BUDGETS[3]) == ladder.difference("good", "base", BUDGETS[3])
+    # a tier with fewer problems counts less on gsm8k, and alike on the ladder
+    few = pd.read_parquet(tmp_path / "two" / "samples.parquet").query("tier != '3' or problem < 'p0043'")
+    few.to_parquet(tmp_path / "two" / "samples.parquet")
+    study = load(tmp_path / "two")
+    drawn = few.query(f"method == 'good' and budget == {BUDGETS[3]} and mode == 'sampled'")
+    for name, macro in (("ladder", True), ("gsm8k", False)):
+        part = drawn[drawn.benchmark == name]
+        wanted = part.groupby("tier").correct.mean().mean() if macro else part.correct.mean()
+        score = Analysis(study, name).accuracy("good", BUDGETS[3])
+        assert isinstance(score, Estimate) and score.mean == pytest.approx(wanted)
+    assert gsm8k.benchmark.title == "GSM8K"
+
+
 def test_flops_to_a_target_is_a_measured_budget(analysis: Analysis) -> None:
     reached = analysis.flops_to("good", 0.5)
     assert reached in BUDGETS
@@ -339,6 +459,7 @@ def _spoil(records: Path, folder: Path, name: str, change) -> Path:  # type: ign
         ("runs.csv", lambda f: f.assign(spent="lots"), "column 'spent'.*lots"),
         ("runs.csv", lambda f: f.assign(role="hero"), "column 'role' of method .*'hero'.*must be one of"),
         ("runs.csv", lambda f: pd.concat([f, f[:1]]), "two rows for method base"),
+        ("samples.parquet", lambda f: f.assign(benchmark="amc"), "column 'benchmark' holds 'amc'"),
         ("samples.parquet", lambda f: f.assign(tier="9"), "column 'tier' holds '9'"),
         ("samples.parquet", lambda f: f.assign(budget=5), "column 'budget' holds '5'"),
         ("samples.parquet", lambda f: f.iloc[:-1], "method .* has 3 to 4 sampled rows per problem.*says 4"),
@@ -351,8 +472,8 @@ def test_malformed_records_are_named(records: Path, tmp_path: Path, name: str, c
 
 def test_rebuilding_needs_no_torch() -> None:
     code = (
-        "import sys, repro.statistics, repro.tables, repro.figures, repro.report;"
-        "print([m for m in ('torch', 'transformers', 'trl', 'lm_eval') if m in sys.modules])"
+        "import sys, repro.statistics, repro.tables, repro.figures, repro.report, repro.collect;"
+        "print([m for m in ('torch', 'transformers', 'trl', 'lm_eval', 'vllm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -74,11 +74,11 @@ def test_golden_leaderboard(tmp_path: Path) -> None:
         for problem in range(4):
             for sample, correct in enumerate(solved):
                 samples.append(
-                    (method, 0, 1000, "sampled", "1", f"p{problem}", sample, bool(correct), "wrong", 5)
+                    (method, 0, 1000, "ladder", "sampled", "1", f"p{problem}", sample, bool(correct), "wrong")
                 )
-    frame = pd.DataFrame(samples, columns=["method", "seed", "budget", "mode", "tier", "problem", "sample",
-                                           "correct", "verdict", "tokens"])  # fmt: skip
-    frame.assign(finish="stop", text_hash="a").to_parquet(tmp_path / "samples.parquet")
+    frame = pd.DataFrame(samples, columns=["method", "seed", "budget", "benchmark", "mode", "tier", "problem",
+                                           "sample", "correct", "verdict"])  # fmt: skip
+    frame.assign(answer="7", tokens=5, finish="stop", text_hash="a").to_parquet(tmp_path / "samples.parquet")
     (tmp_path / "runs.csv").write_text(
         "method,title,role,paper,seed,budget,spent,use,papers_flops,status,reason,rounds,steps,mode_note\n"
         "base,Base,base,,0,1000,0,0,0,ok,,0,0,\ngood,Good,method,,0,1000,995,0.995,1200,ok,,1,2,\n"
@@ -88,9 +88,12 @@ def test_golden_leaderboard(tmp_path: Path) -> None:
     )
     (tmp_path / "visits.csv").write_text("method,seed,tier,trained,problems,pool\ngood,0,1,6,3,4\n")
     facts = {
-        "name": "g", "title": "Golden", "budgets": [1000], "seeds": [0], "tiers": ["1"], "metric": "avg@4",
-        "samples_per_problem": 4, "target_accuracies": [0.6], "versions": {}, "task_version": {"t": 1},
-        "model": {"description": "none", "parameters": 1}, "command": "make",
+        "name": "g", "title": "Golden", "budgets": [1000], "seeds": [0],
+        "benchmarks": [{"name": "ladder", "title": "Ladder", "tiers": ["1"], "metric": "avg@4", "macro": True,
+                        "samples_per_problem": 4, "max_tokens": 9}],
+        "evaluation": {"prompt": "abc", "engine": {"engine": "transformers"}, "tasks": {"t": 1}},
+        "target_accuracies": [0.6], "versions": {}, "command": "make",
+        "model": {"description": "none", "parameters": 1},
     }  # fmt: skip
     (tmp_path / "study.json").write_text(json.dumps(facts))
     table = leaderboard(Analysis(load(tmp_path)))
@@ -98,6 +101,48 @@ def test_golden_leaderboard(tmp_path: Path) -> None:
     assert "| **75.0**<br>[75.0, 75.0] |" in table.markdown()
     assert any("One training seed" in note for note in table.notes)
     build(tmp_path, tmp_path / "out")  # one budget, one seed, no greedy, no control
+
+
+def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
+    """And an overview that is the study's leaderboard; what is not about a benchmark is there once."""
+    names = ("gsm8k", "math500")
+    build(write_records(tmp_path / "records", ROWS, per_tier=6, benchmarks=names), tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out" / "tables").glob("*.md")}
+    per_benchmark = {f"{kind}_{name}.md" for kind in ("leaderboard", "tiers") for name in names}
+    assert found == per_benchmark | {f"{name}.md" for name in TABLES} - {"tiers.md"}
+    figures = {path.name for path in (tmp_path / "out" / "figures").glob("*.png")}
+    assert figures == {f"{kind}_{name}.png" for kind in ("accuracy", "differences") for name in names} | {
+        "spend.png", "frequency.png"
+    }  # fmt: skip
+    tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "out" / "tables").glob("*.csv")}
+    overview = tables["leaderboard"].set_index("method")
+    for name in names:
+        board = tables[f"leaderboard_{name}"].set_index("method")
+        assert overview[f"accuracy_{name}"].equals(board[f"accuracy_{BUDGETS[3]}"].loc[overview.index])
+        quality = tables["quality"].query("Benchmark == @name.upper()").set_index("method")
+        assert quality["pass@1"].loc["good"] == pytest.approx(overview[f"accuracy_{name}"].loc["good"])
+        assert (quality["maj@4"].dropna() <= quality["pass@4"].dropna()).all()
+    assert set(tables["flops_to_target"].Benchmark) == {"GSM8K", "MATH500"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    checker = _Checker()
+    checker.feed(page)
+    assert checker.open == [] and len(checker.images) == 6
+    assert all(f'<table id="{name}">' in page for name in tables)
+
+
+def test_benchmarks_may_differ_in_their_samples(tmp_path: Path) -> None:
+    """aime24 has 4 samples, gsm8k only the first: pass@4 is blank there."""
+    records = write_records(tmp_path / "records", ROWS[:4], per_tier=4, benchmarks=("aime24", "gsm8k"))
+    samples = pd.read_parquet(records / "samples.parquet")
+    samples.query("benchmark == 'aime24' or sample == 0").to_parquet(records / "samples.parquet")
+    facts = json.loads((records / "study.json").read_text())
+    facts["benchmarks"][1]["samples_per_problem"] = 1
+    (records / "study.json").write_text(json.dumps(facts))
+    build(records, tmp_path / "out")
+    quality = pd.read_csv(tmp_path / "out" / "tables" / "quality.csv").set_index(["Benchmark", "method"])
+    assert quality["pass@4"].loc["AIME24"].notna().all() and quality["pass@4"].loc["GSM8K"].isna().all()
+    one = quality.loc["GSM8K"]
+    assert one["maj@k"].to_numpy() == pytest.approx(one["pass@1"].to_numpy())  # of one sample
 
 
 def test_every_file_is_written(out: Path) -> None:
@@ -201,12 +246,13 @@ def test_report_is_well_formed_and_self_contained(out: Path) -> None:
     assert len(checker.images) == len(FIGURES)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in checker.images)
     assert "snakemake tables" in page and "800,000 parameters" in page
+    assert "digest abc" in page and "transformers, torch 2.13" in page and "ladder_sampled 1" in page
     assert all(f'<table id="{name}">' in page for name in TABLES)
 
 
 def test_marks_in_names_do_not_break_a_table(tmp_path: Path) -> None:
     rows = (Made("base", Role.BASE), Made("a|b_<i>&", gain=1.0))
-    tables = all_tables(Analysis(load(write_records(tmp_path, rows, seeds=(0,), per_tier=3, k=2))))
+    tables = all_tables([Analysis(load(write_records(tmp_path, rows, seeds=(0,), per_tier=3, k=2)))])
     for table in tables:
         lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import is_flash_attn_2_available
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from repro.config import LoRA, Training
 from repro.errors import RunFailed, UserError
+from repro.files import building
 from repro.objectives import DPO, SFT, Optimizer
-from repro.training import PairRow, Row, encode, learning_rate_factor
+from repro.training import PairRow, Row, encode, learning_rate_factor, trainer_for
+from repro.training.checkpoints import MOMENTS, base_of
+from repro.training.plan import columns
 from repro.training.trl import TRLTrainer
 
 VOCABULARY = 24
@@ -81,10 +89,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def distance(a: Path, b: Path) -> float:
+def distances(a: Path, b: Path) -> tuple[float, float]:
+    """The largest and the mean difference of two folders' weights."""
     left, right = weights(a), weights(b)
     assert left.keys() == right.keys()
-    return max((left[name] - right[name]).abs().max().item() for name in left)
+    apart = torch.cat([(left[name] - right[name]).abs().flatten() for name in left])
+    return apart.max().item(), apart.mean().item()
+
+
+def distance(a: Path, b: Path) -> float:
+    return distances(a, b)[0]
 
 
 def bare_loop(
@@ -208,7 +222,7 @@ def test_snapshots_are_the_weights_of_shorter_runs(base: Path, tmp_path: Path, o
     assert distance(tmp_path / "two", tmp_path / "short") < 1e-6  # DPO: reference batched otherwise
     assert distance(tmp_path / "two", tmp_path / "whole") > 1e-4
     assert distance(tmp_path / "six", tmp_path / "whole") == 0
-    for file in ("model.safetensors", "optimizer.safetensors"):  # bit for bit
+    for file in ("model.safetensors", MOMENTS):  # bit for bit
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
     for name in ("two", "whole"):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
@@ -227,16 +241,234 @@ def test_an_inherited_call_goes_on_where_the_last_one_stopped(base: Path, tmp_pa
     assert distance(tmp_path / "fresh", tmp_path / "whole") > 1e-4
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4])
-@pytest.mark.parametrize("objective", [SFT(), DPO(label_smoothing=0.1, nll_weight=1.0)])
-def test_micro_batches_do_not_change_the_result(
-    base: Path, tmp_path: Path, objective: Any, micro_batch: int
+OBJECTIVES = [SFT(), DPO(label_smoothing=0.1, nll_weight=1.0)]
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, float]]:
+    """By objective: four steps of seven rows in one pass each, and their mean loss."""
+    found = {}
+    for objective in OBJECTIVES:
+        folder = tmp_path_factory.mktemp("whole")
+        loss = TRLTrainer().train(base, seven_rows(objective), objective, COSINE, folder)
+        found[repr(objective)] = folder, loss
+    return found
+
+
+def seven_rows(objective: Any) -> Any:
+    return sft_batches(4, 7) if isinstance(objective, SFT) else dpo_batches(4, 7)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"micro_batch": 1},
+        {"micro_batch": 2},
+        {"micro_batch": 4},
+        {"micro_batch": 7},
+        {"gradient_checkpointing": True},
+        {"padding_free": True},
+        {"padding_free": True, "micro_batch": 3, "gradient_checkpointing": True},
+    ],
+    ids=lambda how: " ".join(f"{key}={value}" for key, value in how.items()),
+)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+def test_how_a_step_is_computed_does_not_change_the_result(
+    base: Path, tmp_path: Path, whole: Any, objective: Any, how: Any
 ) -> None:
-    batches: Any = sft_batches(4, 7) if isinstance(objective, SFT) else dpo_batches(4, 7)
-    whole = TRLTrainer().train(base, batches, objective, COSINE, tmp_path / "whole")
-    parts = TRLTrainer(micro_batch=micro_batch).train(base, batches, objective, COSINE, tmp_path / "parts")
-    assert parts == pytest.approx(whole, abs=1e-5)
-    assert distance(tmp_path / "whole", tmp_path / "parts") < 2e-5
+    folder, expected = whole[repr(objective)]
+    loss = TRLTrainer(**how).train(base, seven_rows(objective), objective, COSINE, tmp_path)
+    largest, mean = distances(folder, tmp_path)
+    assert loss == pytest.approx(expected, abs=1e-5)
+    assert largest < 2e-5 and mean < 1e-6
+    assert distances(folder, base)[1] > 1e-4  # what was learnt is a hundred times that
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+def test_bfloat16_is_of_the_passes_only(base: Path, tmp_path: Path, whole: Any, objective: Any) -> None:
+    _, expected = whole[repr(objective)]
+    loss = TRLTrainer(dtype="bfloat16").train(base, seven_rows(objective), objective, COSINE, tmp_path)
+    assert loss == pytest.approx(expected, rel=0.02) and loss != expected
+    for tensors in (weights(tmp_path), load_file(tmp_path / MOMENTS)):
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert any((w != w.bfloat16()).any() for w in weights(tmp_path).values())
+
+
+def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
+    """The log-probabilities of a row, and the gradient of its loss, whatever else is in the pass."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    first, second, third = sft_batches(1, 3)[0]
+    collate = DataCollatorForLanguageModeling(0, padding_free=True)
+
+    def of_the_first(*rows: Row) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = collate([columns(row) for row in rows])
+        ids, length = batch["input_ids"], len(first.prompt) + len(first.response)
+        logits = model(ids, position_ids=batch["position_ids"], use_cache=False).logits
+        found = logits[0, : length - 1].log_softmax(-1).gather(1, ids[0, 1:length, None])[:, 0]
+        (gradient,) = torch.autograd.grad(found.sum(), model.model.embed_tokens.weight)
+        return found, gradient
+
+    alone = log_probability(model, first.prompt[:1], (*first.prompt[1:], *first.response))
+    for others in ([second], [third], [second, third]):
+        found, gradient = of_the_first(first, *others)
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(gradient, of_the_first(first)[1], atol=1e-4, rtol=1e-4)
+    # And those in front of it are not seen either.
+    batch = collate([columns(row) for row in (second, first)])
+    logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    start = len(second.prompt) + len(second.response)
+    behind = logits[0, start:-1].log_softmax(-1).gather(1, batch["input_ids"][0, start + 1 :, None])[:, 0]
+    torch.testing.assert_close(behind, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+def test_padding_free_with_flash_attention(base: Path, tmp_path: Path) -> None:
+    if not is_flash_attn_2_available():
+        pytest.skip("flash-attn is not installed")
+    how = {"dtype": "bfloat16"}
+    padded = TRLTrainer(**how).train(base, seven_rows(SFT()), SFT(), COSINE, tmp_path / "padded")  # type: ignore[arg-type]
+    free = TRLTrainer(padding_free=True, **how).train(
+        base, seven_rows(SFT()), SFT(), COSINE, tmp_path / "free"
+    )  # type: ignore[arg-type]
+    assert free == pytest.approx(padded, rel=0.02)
+    assert distances(tmp_path / "padded", tmp_path / "free")[1] < 1e-3
+
+
+# --- LoRA -------------------------------------------------------------------------------------------
+
+ADAPTED = TRLTrainer(lora=LoRA(rank=4, alpha=8))
+
+
+def adapted_logits(folder: Path) -> torch.Tensor:
+    """From the adapter, over the model that it points to."""
+    base = base_of(folder)
+    assert base is not None
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / "adapter")
+    return model(torch.arange(3, 19)[None]).logits
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+def test_lora_leaves_a_whole_model_and_its_adapter(base: Path, tmp_path: Path, objective: Any) -> None:
+    with building(tmp_path / "models" / "1") as folder:  # which takes this name when it is done
+        ADAPTED.train(
+            base, seven_rows(objective), objective, COSINE, folder, snapshots={2: folder / "step-2"}
+        )
+    for out in (tmp_path / "models" / "1", tmp_path / "models" / "1" / "step-2"):
+        assert base_of(out) == base
+        merged = AutoModelForCausalLM.from_pretrained(out)
+        torch.testing.assert_close(
+            merged(torch.arange(3, 19)[None]).logits, adapted_logits(out), atol=1e-5, rtol=0
+        )
+        assert PreTrainedTokenizerFast.from_pretrained(out)("w1 w2")["input_ids"] == [4, 5]
+        before, after = weights(base), weights(out)
+        moved = {name for name in before if (before[name] != after[name]).any()}
+        linear = {name for name in before if name.endswith("_proj.weight")}
+        assert before.keys() == after.keys() and moved == linear and linear
+    moments = load_file(tmp_path / "models" / "1" / MOMENTS)
+    assert moments and all(".lora_" in name for name in moments)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+def test_an_adapter_goes_on_where_the_last_call_stopped(base: Path, tmp_path: Path, objective: Any) -> None:
+    batches: Any = sft_batches(6) if isinstance(objective, SFT) else dpo_batches(6)
+    a, b = tmp_path / "a", tmp_path / "b"
+    ADAPTED.train(base, batches, objective, COSINE, tmp_path / "whole")
+    ADAPTED.train(base, batches[:3], objective, COSINE, a, horizon=6)
+    ADAPTED.train(a, batches[3:], objective, COSINE, b, inherit=a, horizon=6)
+    assert base_of(b) == base
+    if isinstance(objective, SFT):
+        assert distance(b, tmp_path / "whole") < 1e-6
+    else:  # whose reference was the base model throughout, and of the second call is what it started from
+        assert distance(b, tmp_path / "whole") > 1e-6
+        losses: list[float] = []
+        flat = Optimizer(learning_rate=1e-9)
+        ADAPTED.train(
+            a, batches[:1], DPO(), flat, tmp_path / "c", on_step=lambda step, loss: losses.append(loss)
+        )
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    ADAPTED.train(base, batches[3:], objective, COSINE, tmp_path / "anew")
+    assert distance(tmp_path / "anew", tmp_path / "whole") > 1e-4
+
+
+def test_lora_trains_as_a_merged_model_would(base: Path, tmp_path: Path) -> None:
+    """A step of plain SGD-like size: full fine-tuning of the merged weights has the same loss."""
+    batches = sft_batches(3)
+    ADAPTED.train(base, batches[:2], SFT(), COSINE, tmp_path / "a")
+    still = Optimizer(learning_rate=1e-9)
+    full = TRLTrainer().train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "b")
+    more = ADAPTED.train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "c")
+    checked = TRLTrainer(lora=ADAPTED.lora, gradient_checkpointing=True, micro_batch=2, padding_free=True)
+    again = checked.train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "d")
+    assert full == pytest.approx(more, abs=1e-5) and again == pytest.approx(more, abs=1e-5)
+    assert base_of(tmp_path / "b") is None  # full fine-tuning has no adapter to go on with
+
+
+def test_an_adapter_without_its_base_is_named(base: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    shutil.copytree(base, gone)
+    ADAPTED.train(gone, sft_batches(1), SFT(), COSINE, tmp_path / "a")
+    shutil.rmtree(gone)
+    with pytest.raises(
+        UserError, match=r"adapter_config\.json adapts the model in .*gone, which is not there"
+    ):
+        ADAPTED.train(tmp_path / "a", sft_batches(1), SFT(), COSINE, tmp_path / "b")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "a")  # the model is whole all the same
+    wider = TRLTrainer(lora=LoRA(rank=8))
+    shutil.copytree(base, gone)
+    with pytest.raises(UserError, match="belongs to another model"):
+        wider.train(tmp_path / "a", sft_batches(1), SFT(), COSINE, tmp_path / "b")
+
+
+# --- killed and resumed -----------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4, alpha=8, dropout=0.2)], ids=["full", "lora"])
+def test_a_killed_call_goes_on_from_its_last_state(
+    base: Path, tmp_path: Path, objective: Any, lora: LoRA | None
+) -> None:
+    batches: Any = sft_batches(8, 4) if isinstance(objective, SFT) else dpo_batches(8, 4)
+    trainer = TRLTrainer(lora=lora, save_every=3)
+    seen: dict[str, list[int]] = {}
+
+    def train(name: str, states: Path | None, dies_at: int = 0) -> float:
+        steps = seen.setdefault(name, [])
+
+        def on_step(step: int, loss: float) -> None:
+            steps.append(step)
+            if step == dies_at:
+                raise Killed
+
+        out = tmp_path / name
+        snapshots = {2: tmp_path / "snapshots" / "2", 7: tmp_path / "snapshots" / "7"}
+        return trainer.train(
+            base, batches, objective, COSINE, out, snapshots=snapshots, on_step=on_step, states=states
+        )
+
+    expected = train("plain", None)
+    snapshot = (tmp_path / "snapshots" / "2" / "model.safetensors").read_bytes()
+    states = tmp_path / "states"
+    with pytest.raises(Killed):
+        train("killed", states, dies_at=5)
+    with pytest.raises(Killed):
+        train("killed", states, dies_at=7)
+    assert [folder.name for folder in states.iterdir()] == ["000006"]  # older ones have made room
+    (states / "000009").mkdir()  # as a torn one would look
+    assert train("killed", states) == expected
+    assert seen["killed"] == [1, 2, 3, 4, 5, 4, 5, 6, 7, 7, 8]
+    for file in ("model.safetensors", MOMENTS):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+    assert (tmp_path / "snapshots" / "2" / "model.safetensors").read_bytes() == snapshot
+
+
+def test_a_study_chooses_its_trainer(tmp_path: Path) -> None:
+    assert trainer_for(Training()) == TRLTrainer()
+    settings = Training(micro_batch=2, dtype="bfloat16", padding_free=True, lora=LoRA(rank=3), save_every=7)
+    assert trainer_for(settings) == TRLTrainer(2, "bfloat16", False, True, LoRA(rank=3), 7)
 
 
 def test_the_order_of_batches_and_short_batches_are_respected(base: Path, tmp_path: Path) -> None:
@@ -273,9 +505,10 @@ def test_what_is_not_finite_is_an_error_that_names_the_step(base: Path, tmp_path
 
 def test_inheriting_needs_fitting_moments(base: Path, tmp_path: Path) -> None:
     train = TRLTrainer().train
-    with pytest.raises(UserError, match=r"no readable optimizer\.safetensors"):
+    with pytest.raises(UserError, match=r"no readable optimizer/moments\.safetensors"):
         train(base, sft_batches(1), SFT(), COSINE, tmp_path, inherit=base)
-    save_file({"exp_avg.x": torch.zeros(1)}, tmp_path / "optimizer.safetensors", metadata={"steps": "3"})
+    (tmp_path / MOMENTS).parent.mkdir()
+    save_file({"exp_avg.x": torch.zeros(1)}, tmp_path / MOMENTS, metadata={"steps": "3"})
     with pytest.raises(UserError, match="belongs to another model"):
         train(base, sft_batches(1), SFT(), COSINE, tmp_path / "out", inherit=tmp_path)
     with pytest.raises(UserError, match="cosine schedule is over after 3 steps"):

@@ -1,13 +1,11 @@
 """The verifier: what counts as the final answer, what counts as equal, and that no answer can hurt it."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -163,6 +161,16 @@ def test_wordings(verifier):
         (r"\boxed{90^\circ}", "90", CORRECT),
         (r"\boxed{3 7}", "10", UNPARSABLE),  # math-verify reads the mixed number 3 + 7
         ("#### 37 37", "74", UNPARSABLE),
+        ("#### 30 + 7", "37", UNPARSABLE),  # work that is not done yet
+        (r"\boxed{2 \times 3 \cdot 1,000}", "6000", UNPARSABLE),
+        (r"\boxed{-3-4}", "-7", UNPARSABLE),
+        (r"\boxed{2 + 2}", "5", UNPARSABLE),
+        (r"\boxed{5 + 2 = 7}", "7", CORRECT),
+        (r"\boxed{3 \times 10^5}", "300000", CORRECT),
+        (r"\boxed{3^4}", "81", CORRECT),
+        (r"\boxed{2\sqrt{9}}", "6", CORRECT),
+        (r"\boxed{6/4}", "1.5", CORRECT),
+        (r"\boxed{2 + 3}", "2+3", CORRECT),
         (r"\boxed{3\frac{1}{2}}", "3.5", CORRECT),
         (r"\boxed{1 1/2}", "1.5", CORRECT),
         (r"\boxed{\frac{1}{}", "1", UNPARSABLE),
@@ -340,69 +348,3 @@ def test_appended_junk_never_makes_a_wrong_answer_right(verifier, answer, gold, 
     if answer != gold:
         text = wording.format(answer)
         assert verifier.verify([text + "\n" + junk, junk + "\n" + text], [str(gold)] * 2) == [WRONG, WRONG]
-
-
-# ------------------------------------------------------------------------------------ the real benchmarks
-
-
-@pytest.fixture(scope="module")
-def data() -> Path:
-    if "REPRO_DATA_DIR" not in os.environ:
-        pytest.skip("set REPRO_DATA_DIR to a folder with the benchmark files")
-    return Path(os.environ["REPRO_DATA_DIR"])
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_gsm8k_aime_and_amc_golds_verify_against_themselves(verifier, data):
-    texts = [row["answer"] for row in rows(data / "gsm8k/test.jsonl")]
-    golds = [text.rpartition("####")[2] for text in texts]
-    for name in ("aime24", "amc23"):
-        answers = [str(row["answer"]) for row in rows(data / name / "test.jsonl")]
-        golds += answers
-        texts += [rf"thus \boxed{{{answer}}}." for answer in answers]
-    assert len(golds) == 1319 + 30 + 40
-    verifier.check_golds(golds, [f"gold {i}" for i in range(len(golds))])
-    assert Counter(verifier.verify(texts, golds)) == {CORRECT: len(golds)}
-    other = [*golds[1:], golds[0]]
-    same = sum(normalise(a) == normalise(b) for a, b in zip(golds, other, strict=True))
-    assert Counter(verifier.verify(texts, other)) == {CORRECT: same, WRONG: len(golds) - same}
-
-
-def test_math_golds_verify_against_themselves(verifier, data):
-    solutions = [row["solution"] for row in rows(data / "math/train.jsonl")[::25]]
-    golds = [extract(solution) or "" for solution in solutions]
-    assert len(golds) == 300
-    verifier.check_golds(golds, [f"math train row {25 * i}" for i in range(300)])
-    assert Counter(verifier.verify(solutions, golds)) == {CORRECT: 300}
-    redressed = [
-        gold.replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)") for gold in golds
-    ]
-    assert Counter(verifier.verify([rf"\boxed{{ {gold} }}." for gold in redressed], golds)) == {CORRECT: 300}
-
-
-def test_math500_answers_are_what_its_solutions_box(data):
-    for row in rows(data / "math500/test.jsonl"):
-        assert normalise(extract(row["solution"])) == normalise(row["answer"]), row["unique_id"]
-
-
-def test_grading_cases(verifier, data):
-    """Public graders' own cases. Where a text states a final answer, we miss no more than math-verify does.
-
-    A text that states none in a form we read is UNPARSABLE by policy (math-verify takes the last formula).
-    """
-    cases = [row for row in rows(data / "grading/cases.jsonl") if row["review"] == "sound"]
-    bare = [row["kind"] == "equiv" and extract(row["pred"]) is None for row in cases]
-    texts = [rf"\boxed{{{r['pred']}}}" if b else r["pred"] for r, b in zip(cases, bare, strict=True)]
-    verdicts = verifier.verify(texts, [row["gold_answer"] for row in cases])
-    stated = [(row, v) for row, text, v in zip(cases, texts, verdicts, strict=True) if extract(text)]
-    missed = [row["id"] for row, verdict in stated if row["expected"] != (verdict is CORRECT)]
-    false_alarms = [row["id"] for row, verdict in stated if verdict is CORRECT and not row["expected"]]
-    theirs = [row["id"] for row, _ in stated if row["expected"] != row["math_verify_0_9_0"]]
-    unstated = [row["id"] for row, text in zip(cases, texts, strict=True) if not extract(text)]
-    report = f"missed {missed} of {len(stated)}, math-verify {theirs}; no final answer: {unstated}"
-    assert len(missed) <= len(theirs), report
-    assert not false_alarms, report
-    assert len(unstated) <= 23, report

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from repro.problems.ladder import SIGNS
 from repro.records import Completion
+from repro.rewards import Scored
 
 STEP = re.compile(r"([0-9]{1,9}) ([-+*/%]) ([0-9]{1,9}) = ([0-9]{1,9})")
 
@@ -19,8 +20,14 @@ STEP = re.compile(r"([0-9]{1,9}) ([-+*/%]) ([0-9]{1,9}) = ([0-9]{1,9})")
 class LadderScorer:
     """:class:`repro.rewards.ProcessScorer` of the ladder."""
 
-    def score(self, completions: Sequence[Completion]) -> list[tuple[float, ...]]:
-        return [self._steps(c.problem.question, c.text) for c in completions]
+    name = "ladder rules"
+    shape = None
+
+    def score(self, completions: Sequence[Completion]) -> list[Scored]:
+        return [Scored(self._steps(c.problem.question, c.text)) for c in completions]
+
+    def close(self) -> None:
+        pass
 
     @staticmethod
     def _steps(question: str, text: str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from repro.config import Sampling
 from repro.errors import UserError
 
 Progress = Callable[[int], object]  # called now and then with the number of completions newly finished
@@ -62,6 +63,22 @@ class Sampler(Protocol):
     ) -> list[Sampled]:
         """One :class:`Sampled` for each request, in order."""
 
+    def close(self) -> None:
+        """Give the memory of model and cache back. A later ``sample()`` loads the weights again."""
+
+
+def sampler_for(spec: Sampling) -> Sampler:
+    """The engine that a study names. Raises :class:`~repro.errors.UserError` where this machine lacks it."""
+    if spec.engine == "vllm":
+        from repro.sampling.vllm import VLLMSampler
+
+        return VLLMSampler(
+            spec.dtype, spec.tensor_parallel, spec.data_parallel, spec.memory, reuse=spec.reuse
+        )
+    from repro.sampling.transformers import TransformersSampler
+
+    return TransformersSampler(spec.batch_size, spec.dtype)
+
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of a prompt, as every engine and trainer must see it: with the tokenizer's own leading
@@ -75,3 +92,23 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
             "check that the tokenizer files belong to the model."
         )
     return ids
+
+
+def end_ids(tokenizer: Any, generation_config: Any, model_dir: Path) -> list[int]:
+    """Ids of the tokens that end a completion: those of the model's generation config, else the tokenizer's
+    end-of-text token. Raises :class:`~repro.errors.UserError` where neither names one."""
+    ends = generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        raise UserError(f"{model_dir} names no end-of-text token: set eos_token_id in its config.json.")
+    return list(ends) if isinstance(ends, list) else [ends]
+
+
+def decode(tokenizer: Any, rows: Sequence[tuple[list[int], bool]]) -> list[Sample]:
+    """Samples of rows ``(token ids, whether the last of them ended the completion)``."""
+    texts = tokenizer.batch_decode([ids[:-1] if end else ids for ids, end in rows], skip_special_tokens=True)
+    return [
+        Sample(text, len(ids), "stop" if end else "length")
+        for text, (ids, end) in zip(texts, rows, strict=True)
+    ]

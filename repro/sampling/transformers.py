@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from repro.errors import UserError
-from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams, prompt_ids
+from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams, decode, end_ids, prompt_ids
 
 SPARE = 32  # positions that a cache layer grows by
 PREFILL = 4096  # prompt tokens in one forward pass: more no longer fit the CPU's caches
@@ -48,6 +48,7 @@ class TransformersSampler:
         self.dtype = getattr(torch, dtype)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: Any = None
+        self.model_dir: Path | None = None
 
     def load(self, model_dir: Path) -> None:
         if not (Path(model_dir) / "config.json").is_file():
@@ -60,21 +61,25 @@ class TransformersSampler:
         except (OSError, ValueError) as error:
             raise UserError(f"Cannot load the model in {model_dir}: {error}") from error
         self.model = model.to(self.device).eval()
+        self.model_dir = model_dir
         if self.device.type == "cpu" and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation("grouped")
-        ends = model.generation_config.eos_token_id
-        if ends is None:
-            ends = self.tokenizer.eos_token_id
-        if ends is None:
-            raise UserError(f"{model_dir} names no end-of-text token: set eos_token_id in its config.json.")
-        self.ends = torch.tensor(ends, device=self.device).reshape(-1)
+        ends = end_ids(self.tokenizer, model.generation_config, model_dir)
+        self.ends = torch.tensor(ends, device=self.device)
+
+    def close(self) -> None:
+        self.model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def sample(
         self, requests: Sequence[Request], params: SamplingParams, progress: Progress | None = None
     ) -> list[Sampled]:
-        if self.model is None:
+        if self.model_dir is None:
             raise RuntimeError("load() a model folder before sample()")
+        if self.model is None:
+            self.load(self.model_dir)
         prompts = [prompt_ids(self.tokenizer, request.prompt) for request in requests]
         # Like lengths together: little padding. The sort is stable, so batches repeat from call to call.
         order = sorted(range(len(requests)), key=lambda i: len(prompts[i]))
@@ -129,11 +134,7 @@ class TransformersSampler:
             logits = self._forward(drawn[:, None], mask[:, : width + step + 1], position, cache)
 
         kept = [row[:n] for row, n in zip(tokens.tolist(), length.tolist(), strict=True)]
-        texts = self.tokenizer.batch_decode(kept, skip_special_tokens=True)
-        return [
-            Sample(text, len(row), "stop" if stop else "length")
-            for text, row, stop in zip(texts, kept, stopped.tolist(), strict=True)
-        ]
+        return decode(self.tokenizer, list(zip(kept, stopped.tolist(), strict=True)))
 
     def _prefill(
         self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor

@@ -8,6 +8,8 @@ from math import ceil, cos, pi
 from pathlib import Path
 from typing import Any, Protocol
 
+from repro import files
+from repro.config import Training
 from repro.errors import UserError
 from repro.objectives import DPO, SFT, Optimizer
 from repro.sampling import prompt_ids
@@ -66,21 +68,45 @@ class Trainer(Protocol):
         horizon: int | None = None,
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
+        states: Path | None = None,
     ) -> float:
         """Train on ``batches``, one optimizer step each, exactly in this order; the mean of their losses.
 
-        ``out_dir`` receives the model folder and ``optimizer.safetensors`` (Adam moments and step count).
+        ``out_dir`` receives the model folder and ``optimizer/`` (Adam moments and step count).
         ``snapshots[s]`` receives the model folder as it is after ``s`` steps of this call. ``inherit`` is a
         folder that an earlier call wrote: its moments and step count carry over, so that the schedule goes on
         where it was. ``horizon`` is the schedule's number of steps, earlier calls included; by default it
         ends with this call. ``on_step(s, loss)`` is called after each step. DPO's reference is the model in
-        ``model_dir``. On one thread (or one GPU in deterministic mode) the result is a function of the
-        arguments, bit for bit.
+        ``model_dir``.
+
+        With LoRA a model folder holds merged weights and, in ``adapter/``, what was merged into them. A call
+        goes on with the adapter in ``model_dir``; where there is none, it begins a new one.
+
+        ``states`` is a folder that outlives a killed call. A trainer may save itself there now and then (see
+        :func:`newest_state`); the same call, made again, goes on from the newest state, and expects to find
+        the snapshots that it had written. On one thread (or one GPU in deterministic mode) the result is a
+        function of the other arguments, bit for bit.
 
         Raises :class:`~repro.errors.RunFailed` for a loss or gradient that is not finite (before the step is
         taken), :class:`~repro.errors.UserError` for an ``inherit`` folder without fitting moments or a
         schedule that is over too early.
         """
+
+
+def trainer_for(settings: Training) -> Trainer:
+    """The trainer that a study asks for: in this process, or in those that ``accelerate launch`` starts."""
+    if settings.accelerate is not None:
+        from repro.training.launch import LaunchedTrainer
+
+        return LaunchedTrainer(settings)
+    from repro.training.trl import TRLTrainer
+
+    return TRLTrainer(**{name: getattr(settings, name) for name in TRLTrainer.__dataclass_fields__})
+
+
+def newest_state(states: Path) -> Path | None:
+    """The newest whole state of a call that was killed, in the folder it was given; named by its step."""
+    return next((state for state in sorted(states.glob("[0-9]*"), reverse=True) if files.sealed(state)), None)
 
 
 def learning_rate_factor(step: int, optimizer: Optimizer, horizon: int) -> float:

@@ -8,54 +8,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from peft import LoraConfig
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.utils import is_flash_attn_2_available
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from repro.config import LoRA
 from repro.errors import RunFailed, UserError
 from repro.objectives import DPO, SFT, Optimizer
-from repro.training import PairRow, Row, learning_rate_factor
-
-MOMENTS = "optimizer.safetensors"
+from repro.seeds import stream_seed
+from repro.training import PairRow, Row, checkpoints, learning_rate_factor
+from repro.training.plan import REFERENCE, Plan
 
 
 @dataclass
-class Plan:
-    """One call to ``train``, as the overridden trainers read it."""
+class Output:
+    """Where a call writes, and for whom."""
 
-    rows: list[dict[str, Any]]  # the distinct rows, as TRL's collators want them
-    chunks: list[list[int]]  # micro-batches, as indices of rows
-    accumulation: int  # micro-batches in a step
-    optimizer: Optimizer
-    inherit: Path | None
-    done: int  # steps of earlier calls
-    horizon: int
-    losses: list[float] = field(default_factory=list)  # of each step
-
-    def shares(self) -> list[tuple[float, float]]:
-        """For each pair micro-batch, its share of the step's rows and of the step's chosen tokens, times
-        ``accumulation`` (the Trainer divides by it): weights that make a step independent of its chunks."""
-        out = []
-        for start in range(0, len(self.chunks), self.accumulation):
-            step = self.chunks[start : start + self.accumulation]
-            tokens = [sum(len(self.rows[i]["chosen_ids"]) for i in chunk) for chunk in step]
-            rows = [len(chunk) for chunk in step]
-            scale = self.accumulation
-            out += [
-                (scale * r / sum(rows), scale * t / sum(tokens)) for r, t in zip(rows, tokens, strict=True)
-            ]
-        return out
+    tokenizer: Any
+    base: Path  # what an adapter adapts
+    snapshots: Mapping[int, Path]
+    states: Path | None
+    save_every: int | None
+    on_step: Callable[[int, float], None] | None
 
 
 class PlannedTrainer(Trainer):
@@ -64,10 +50,11 @@ class PlannedTrainer(Trainer):
     model: Any
     optimizer: Any
 
-    def __init__(self, plan: Plan, **kwargs: Any) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, output: Output, inherit: Path | None, **kwargs: Any) -> None:
+        self.plan, self.output, self.inherit = plan, output, inherit
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
+        self.add_callback(Hooks(self))
         self.processing_class = None  # else `train` rewrites the model's special tokens after the tokenizer's
 
     def _send_telemetry(self) -> None:
@@ -77,28 +64,34 @@ class PlannedTrainer(Trainer):
         return 0  # the ledger's business
 
     def get_train_dataloader(self) -> DataLoader:
-        return DataLoader(self.plan.rows, batch_sampler=self.plan.chunks, collate_fn=self.data_collator)  # type: ignore[arg-type]
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        optimizer = super().create_optimizer(model)
-        if self.plan.inherit is not None:
-            load_moments(self.plan.inherit, self.model, optimizer)
-        return optimizer
+        rows = [*self.plan.rows, self.plan.filler]
+        chunks = self.plan.chunks(self.accelerator.process_index)
+        return DataLoader(rows, batch_sampler=chunks, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         plan = self.plan
+        done = plan.before + plan.resumed
         self.lr_scheduler = LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(plan.done + step, plan.optimizer, plan.horizon)
+            self.optimizer, lambda step: learning_rate_factor(done + step, plan.optimizer, plan.horizon)
         )
         return self.lr_scheduler
 
+    @property
+    def step(self) -> int:
+        """Steps of this call that are done."""
+        return self.plan.resumed + self.state.global_step
+
+    def begin(self) -> None:
+        """What comes before the first step, once model and optimizer are where they will be trained."""
+        if self.inherit is not None:
+            checkpoints.load_moments(self.inherit, self.model, self.optimizer)
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        step = self.state.global_step
-        if len(self.plan.losses) == step:
+        if len(self.plan.losses) == self.step:
             self.plan.losses.append(0.0)
-        self.plan.losses[step] += loss.item()
-        self._require_finite("loss", self.plan.losses[step])
+        self.plan.losses[self.step] += loss.item()
+        self._require_finite("loss", self.plan.losses[self.step])
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -109,9 +102,61 @@ class PlannedTrainer(Trainer):
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise RunFailed(
-                f"The {what} is {value} at step {self.state.global_step + 1} of this training call: "
+                f"The {what} is {value} at step {self.step + 1} of this training call: "
                 "lower the learning rate, or check the starting weights."
             )
+
+    def end_step(self) -> None:
+        plan, output, step = self.plan, self.output, self.step
+        if plan.processes > 1:
+            loss = torch.tensor(plan.losses[-1], device=self.accelerator.device)
+            plan.losses[-1] = self.accelerator.reduce(loss, "mean").item()
+        if step in output.snapshots:
+            self.save(output.snapshots[step])
+        if output.states and output.save_every and step % output.save_every == 0 and step < len(plan.steps):
+            self.save_state(output.states)
+        if output.on_step and self.accelerator.is_main_process:
+            output.on_step(step, plan.losses[-1])
+
+    # All processes gather what the first one writes.
+
+    def save(self, folder: Path, moments: bool = False) -> None:
+        """Write a model folder."""
+        main = self.accelerator.is_main_process
+        model = self.accelerator.unwrap_model(self.model)
+        weights = checkpoints.gathered(model.named_parameters(), main)
+        optimizer = checkpoints.moments(model, self.optimizer, main) if moments else {}
+        if main:
+            checkpoints.save_model(folder, model, self.output.tokenizer, weights, self.output.base)
+        if main and moments:
+            checkpoints.save_moments(folder, optimizer, self.plan.before + self.step)
+
+    def save_state(self, folder: Path) -> None:
+        """Write what a call needs to go on from here."""
+        main = self.accelerator.is_main_process
+        model = self.accelerator.unwrap_model(self.model)
+        weights = checkpoints.gathered(checkpoints.trained(model), main)
+        optimizer = checkpoints.moments(model, self.optimizer, main)
+        if main:
+            steps = self.plan.before + self.step
+            facts = {"losses": self.plan.losses, "reference": self.plan.reference()}
+            checkpoints.save_state(folder, self.step, weights, optimizer, steps, facts)
+
+
+class Hooks(TrainerCallback):
+    def __init__(self, trainer: PlannedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # So that dropout does not depend on what this process did before
+        process = self.trainer.accelerator.process_index
+        torch.manual_seed(stream_seed(self.trainer.plan.seed, self.trainer.step, process) % 2**63)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
 
 
 class PlannedSFT(PlannedTrainer, SFTTrainer):
@@ -123,62 +168,72 @@ class PlannedDPO(PlannedTrainer, DPOTrainer):
         return dataset  # token ids already
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Once per distinct pair and in memory, where TRL goes through a file that outlives the call."""
+        return dataset  # see `begin`; TRL goes through a file that outlives the call
+
+    def begin(self) -> None:
+        """The reference's log-probabilities too, once per distinct pair: it is the model as it is now."""
+        super().begin()
+        self._shares = iter(self.plan.shares(self.accelerator.process_index))
+        self._terms = list(zip(self.loss_types, self.loss_weights, strict=True))
+        if self.plan.resumed:
+            return  # they came with the state
+        self.model.eval()
         rows = sorted(self.plan.rows, key=lambda row: len(row["prompt_ids"]) + len(row["chosen_ids"]))
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            sides = self.compute_ref_log_probs(self.model, self._prepare_inputs(self.data_collator(part)))
-            for row, chosen, rejected in zip(part, *(side.tolist() for side in sides), strict=True):
-                row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected
-        self._shares = iter(self.plan.shares())
-        self._weights = list(self.loss_weights)
-        return dataset
+        size, process = self.plan.micro_batch, self.accelerator.process_index
+        together = size * self.plan.processes
+        for start in range(0, len(rows), together):
+            part = rows[start : start + together]
+            own = part[process * size : (process + 1) * size]
+            if together > size:
+                own += [self.plan.filler] * (size - len(own))
+            sides = [self.accelerator.gather(side).tolist() for side in self._log_probabilities(own)]
+            for row, *both in zip(part, *sides, strict=False):  # filler comes last
+                row.update(zip(REFERENCE, both, strict=True))
+
+    def _log_probabilities(self, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
+        """Of the chosen and of the rejected side of each pair."""
+        inputs = self._prepare_inputs(self.data_collator(rows))
+        ids, response = inputs["input_ids"], inputs["completion_mask"]
+        with torch.no_grad(), self.accelerator.autocast():
+            outputs = self.model_wrapped(
+                input_ids=ids,
+                attention_mask=inputs["attention_mask"],
+                labels=ids.masked_fill(response == 0, -100),
+                use_cache=False,
+                fused_lm_head=True,
+            )
+        return outputs.log_probs.sum(dim=1).chunk(2)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        rows, tokens = next(self._shares)
-        self.loss_weights = [
-            weight * (tokens if kind == "sft" else rows)  # TRL's "sft" is a mean over tokens
-            for kind, weight in zip(self.loss_types, self._weights, strict=True)
+        rows, filler, tokens = next(self._shares)
+        # TRL's "sft" is a mean over tokens, of which a micro-batch of nothing but filler has none.
+        terms = [
+            (kind, weight * (tokens if kind == "sft" else rows))
+            for kind, weight in self._terms
+            if tokens or kind != "sft"
         ]
-        return super().compute_loss(*args, **kwargs)
+        self.loss_types, self.loss_weights = map(list, zip(*terms, strict=True))
+        return super().compute_loss(*args, **kwargs) - filler * math.log(
+            2
+        )  # what a pair without margin costs
 
 
-class AfterStep(TrainerCallback):
-    """Snapshots and the caller's callback."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        save: Callable[[Path], None],
-        snapshots: Mapping[int, Path],
-        on_step: Callable[[int, float], None] | None,
-    ) -> None:
-        self.plan, self.save, self.snapshots, self.on_step = plan, save, snapshots, on_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in self.snapshots:
-            self.save(self.snapshots[state.global_step])
-        if self.on_step:
-            self.on_step(state.global_step, self.plan.losses[-1])
-
-
+@dataclass(frozen=True)
 class TRLTrainer:
-    """:class:`repro.training.Trainer` in this process.
+    """:class:`repro.training.Trainer` in this process, or, under ``accelerate launch``, in several alike.
 
-    ``micro_batch`` is the number of rows (or pairs) in one forward pass, by default the whole batch. It
-    bounds memory and leaves the result unchanged, up to rounding. Weights and moments are always float32;
-    ``bfloat16`` autocasts the passes. ``gradient_checkpointing`` trades time for memory.
+    Fields as in :class:`repro.config.Training`. Weights and moments are always float32; ``bfloat16``
+    autocasts the passes. ``micro_batch``, ``gradient_checkpointing``, ``padding_free`` and the number of
+    processes bound memory and leave the result unchanged, up to rounding. In DPO there is no padding-free
+    pass (TRL 1.16 pads pairs) and no dropout of adapters.
     """
 
-    def __init__(
-        self,
-        micro_batch: int | None = None,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        self.micro_batch = micro_batch
-        self.dtype = dtype
-        self.gradient_checkpointing = gradient_checkpointing
+    micro_batch: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    padding_free: bool = False
+    lora: LoRA | None = None
+    save_every: int | None = None
 
     def train(
         self,
@@ -193,6 +248,7 @@ class TRLTrainer:
         horizon: int | None = None,
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
+        states: Path | None = None,
     ) -> float:
         """See :class:`repro.training.Trainer`."""
         snapshots = snapshots or {}
@@ -200,65 +256,38 @@ class TRLTrainer:
             raise ValueError(
                 "a training call needs batches, rows in each of them, and snapshots at its own steps"
             )
-        done = steps_done(inherit) if inherit else 0
-        horizon = horizon or done + len(batches)
-        if optimizer.schedule != "constant" and done + len(batches) > horizon:
+        before = checkpoints.steps_done(inherit) if inherit else 0
+        horizon = horizon or before + len(batches)
+        if optimizer.schedule != "constant" and before + len(batches) > horizon:
             raise UserError(
                 f"The {optimizer.schedule} schedule is over after {horizon} steps, but this training call "
-                f"would go on to step {done + len(batches)}: raise its horizon."
+                f"would go on to step {before + len(batches)}: raise its horizon."
             )
 
-        model, tokenizer = load(model_dir)
-        size = max(map(len, batches))
-        accumulation = math.ceil(size / (self.micro_batch or size))
-        index: dict[Row | PairRow, int] = {}
-        chunks = [
-            [index.setdefault(row, len(index)) for row in chunk]
-            for batch in batches
-            for chunk in split(batch, accumulation)
-        ]
+        base = (self.lora and checkpoints.base_of(model_dir)) or model_dir
+        varlen = self.padding_free and self.dtype == "bfloat16" and is_flash_attn_2_available()
+        model, tokenizer = checkpoints.load_model(base, "flash_attention_2" if varlen else None)
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        plan = Plan([columns(row) for row in index], chunks, accumulation, optimizer, inherit, done, horizon)
-
-        def save(folder: Path) -> None:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-        settings: dict[str, Any] = {
-            "output_dir": str(out_dir),
-            "per_device_train_batch_size": math.ceil(size / accumulation),
-            "gradient_accumulation_steps": accumulation,
-            "num_train_epochs": 1,
-            "learning_rate": optimizer.learning_rate,
-            "weight_decay": optimizer.weight_decay,
-            "adam_beta1": optimizer.beta1,
-            "adam_beta2": optimizer.beta2,
-            "max_grad_norm": optimizer.max_grad_norm,
-            "max_length": None,
-            "bf16": self.dtype == "bfloat16",
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "use_cpu": not torch.cuda.is_available(),
-            "dataloader_pin_memory": False,
-            "remove_unused_columns": False,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "logging_nan_inf_filter": False,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "seed": seed % 2**32,
-        }
+        processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
+        plan = Plan.of(batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon)
+        state, facts = checkpoints.load_state(states)
+        if state:
+            plan.resume(**facts)
         parts: dict[str, Any] = {
             "plan": plan,
+            "output": Output(tokenizer, base, snapshots, states, self.save_every, on_step),
+            "inherit": state or inherit,
             "model": model,
+            "peft_config": self._adapter(),
             "train_dataset": Dataset.from_list(plan.rows[:1]),  # for TRL's checks; the rows are in the plan
             "processing_class": tokenizer,
-            "callbacks": [AfterStep(plan, save, snapshots, on_step)],
         }
+        settings = self._settings(plan, out_dir)
         trainer: PlannedTrainer
         if isinstance(objective, SFT):
             trainer = PlannedSFT(
                 args=SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}),
-                data_collator=DataCollatorForLanguageModeling(pad),
+                data_collator=DataCollatorForLanguageModeling(pad, padding_free=self.padding_free),
                 **parts,
             )
         else:
@@ -267,35 +296,53 @@ class TRLTrainer:
                 data_collator=DataCollatorForPreference(pad),
                 **parts,
             )
+        if state:
+            checkpoints.load_trained(trainer.model, state / checkpoints.STATE_WEIGHTS)
+        elif base != model_dir:  # the adapter of an earlier call goes on
+            checkpoints.load_trained(
+                trainer.model, model_dir / checkpoints.ADAPTER / checkpoints.ADAPTER_WEIGHTS
+            )
         trainer.train()
-        save(out_dir)
-        save_moments(out_dir, model, trainer.optimizer, done + len(batches))
+        trainer.save(out_dir, moments=True)
         return sum(plan.losses) / len(plan.losses)
 
+    def _adapter(self) -> LoraConfig | None:
+        if self.lora is None:
+            return None
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            target_modules="all-linear",  # but for the LM head
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.lora.dropout,
+        )
 
-def load(model_dir: Path) -> tuple[Any, Any]:
-    """Model, in float32, and tokenizer of a folder."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(model_dir, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot load the model in {model_dir}: {error}") from error
-    return model, tokenizer
-
-
-def split(batch: Sequence[Any], parts: int) -> list[Sequence[Any]]:
-    """``batch`` in ``parts`` consecutive pieces of nearly equal length."""
-    if len(batch) < parts:
-        raise ValueError(f"a batch of {len(batch)} rows cannot be accumulated in {parts} micro-batches")
-    return [batch[len(batch) * k // parts : len(batch) * (k + 1) // parts] for k in range(parts)]
-
-
-def columns(row: Row | PairRow) -> dict[str, Any]:
-    """A row as TRL's collators read it."""
-    prompt = list(row.prompt)
-    if isinstance(row, Row):
-        return {"input_ids": prompt + list(row.response), "labels": [-100] * len(prompt) + list(row.response)}
-    return {"prompt_ids": prompt, "chosen_ids": list(row.chosen), "rejected_ids": list(row.rejected)}
+    def _settings(self, plan: Plan, out_dir: Path) -> dict[str, Any]:
+        """The Trainer's settings. What it must not do is said as well, for it does much by default."""
+        return {
+            "output_dir": str(out_dir),
+            "per_device_train_batch_size": plan.micro_batch,
+            "gradient_accumulation_steps": plan.accumulation,
+            "num_train_epochs": 1,
+            "learning_rate": plan.optimizer.learning_rate,
+            "weight_decay": plan.optimizer.weight_decay,
+            "adam_beta1": plan.optimizer.beta1,
+            "adam_beta2": plan.optimizer.beta2,
+            "max_grad_norm": plan.optimizer.max_grad_norm,
+            "max_length": None,
+            "bf16": self.dtype == "bfloat16",
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "use_cpu": not torch.cuda.is_available(),
+            "ddp_find_unused_parameters": False,
+            "dataloader_pin_memory": False,
+            "remove_unused_columns": False,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "logging_nan_inf_filter": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": plan.seed % 2**32,
+        }
 
 
 def dpo_settings(objective: DPO) -> dict[str, Any]:
@@ -310,41 +357,3 @@ def dpo_settings(objective: DPO) -> dict[str, Any]:
     if objective.nll_weight:
         kinds, weights = [*kinds, "sft"], [*weights, objective.nll_weight]
     return {"beta": objective.beta, "label_smoothing": e, "loss_type": kinds, "loss_weights": weights}
-
-
-def save_moments(folder: Path, model: torch.nn.Module, optimizer: Any, steps: int) -> None:
-    """Adam's moments under the names of their weights, and the number of steps behind them."""
-    tensors = {
-        f"{moment}.{name}": optimizer.state[weight][moment].contiguous()
-        for name, weight in model.named_parameters()
-        if weight in optimizer.state
-        for moment in ("exp_avg", "exp_avg_sq")
-    }
-    save_file(tensors, folder / MOMENTS, metadata={"steps": str(steps)})
-
-
-def steps_done(folder: Path) -> int:
-    """The number of steps behind the moments in ``folder``."""
-    try:
-        with safe_open(folder / MOMENTS, framework="pt") as file:
-            return int(file.metadata()["steps"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} has no readable {MOMENTS}: optimizer state can only be inherited from the output of a "
-            f"training call ({error})."
-        ) from error
-
-
-def load_moments(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Set the state of ``optimizer`` to what :func:`save_moments` wrote."""
-    with safe_open(folder / MOMENTS, framework="pt") as file:
-        step = torch.tensor(float(file.metadata()["steps"]))
-        names = set(file.keys())
-        for name, weight in model.named_parameters():
-            state = {}
-            for moment in ("exp_avg", "exp_avg_sq"):
-                key = f"{moment}.{name}"
-                if key not in names or (value := file.get_tensor(key)).shape != weight.shape:
-                    raise UserError(f"{folder / MOMENTS} belongs to another model: it has no fitting {key}.")
-                state[moment] = value.to(weight.device)
-            optimizer.state[weight] = {"step": step.clone().to(weight.device), **state}

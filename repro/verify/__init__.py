@@ -28,7 +28,7 @@ from repro.verify.answers import MAX_ANSWER, compare, extract, is_number, normal
 
 __all__ = ["VERSION", "Verifier", "extract", "normalise"]
 
-VERSION = f"1+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 1 when rules change
+VERSION = f"2+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 2 when rules change
 
 Task = tuple[str | None, str]  # normalised (answer, gold); no answer asks whether the gold can be read
 
@@ -87,7 +87,7 @@ class Verifier:
             if not is_number(gold) and readable.get((None, gold)) is not Verdict.CORRECT:
                 raise UserError(
                     f"The gold answer {answer[:80]!r} of {place} cannot be read by the verifier; "
-                    "write it as a number or as LaTeX."
+                    "write it as a number or as LaTeX, or leave it out (problems.exclude)."
                 )
 
     def _check(self, tasks: Sequence[Task]) -> dict[Task, Verdict]:

@@ -134,18 +134,24 @@ def _number(answer: str) -> str | None:
 
 # math-verify would add them up: it reads "3 7" as the mixed number 10
 _SIDE_BY_SIDE = re.compile(r"[0-9]\s+[0-9]")
+# Work that is not done yet, such as 30 + 7. A fraction is an answer, and so is 3 \times 10^5.
+_PLAIN = r"\s*[0-9][0-9,]*(?:\.[0-9]+)?\s*"
+_UNEVALUATED = re.compile(rf"[+-]?{_PLAIN}(?:(?:[-+*]|\\times|\\cdot|\\div){_PLAIN})+")
 
 
 def compare(answer: str, gold: str) -> Verdict | None:
     """The verdict on two *normalised* answers where text alone decides it, exactly; else None.
 
     Numbers are equal or they are not, to the last digit. Where just one of them is a percentage,
-    equal digits are accepted (the unit was named elsewhere) and the rest is left open.
+    equal digits are accepted (the unit was named elsewhere) and the rest is left open. A sum or product
+    that is not worked out is no answer where the gold is a number.
     """
     if not answer or len(answer) > MAX_ANSWER or _SIDE_BY_SIDE.search(answer):
         return Verdict.CORRECT if answer and answer == gold else Verdict.UNPARSABLE
     if answer == gold:
         return Verdict.CORRECT
+    if is_number(gold) and _UNEVALUATED.fullmatch(answer):
+        return Verdict.UNPARSABLE
     if not (is_number(answer) and is_number(gold)):
         return None
     if answer.endswith("%") == gold.endswith("%"):

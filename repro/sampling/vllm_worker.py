@@ -1,0 +1,111 @@
+"""The sampling process: vLLM's offline engine behind one JSON object per line of standard input.
+
+Run as a program by :class:`repro.sampling.vllm.VLLMSampler`. It imports nothing of the suite, so that only
+weights, token ids and numbers reach it, and ends with its standard input. The first line in is the arguments
+of ``vllm.LLM``; the first line out is ``{"ready": tokens of context}`` or ``{"error": why not}``. Then one of
+
+- ``{"sample": {...}}`` -> one ``{"completion": [key, token ids, "stop" | "length"]}`` each, as they finish;
+- ``{"log_probs": prompts}`` -> ``{"log_probs": [[natural log-probability of each token but the first]]}``;
+- ``{"sleep": level}`` and ``{"reload": model folder}`` -> ``{"done": ...}``.
+
+Whatever goes wrong after the start ends the process with a traceback on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class Engine:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from vllm import LLM
+
+        self.llm: Any = LLM(**settings)
+        self.sleeps = settings["enable_sleep_mode"]
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and completion that fit into the cache."""
+        return self.llm.llm_engine.model_config.max_model_len
+
+    def sample(
+        self, params: dict[str, Any], prompts: Sequence[tuple[list[int], list[tuple[int, int]]]]
+    ) -> Iterator[list[Any]]:
+        """Completions ``[key, token ids, finish]`` of prompts ``(token ids, [(key, seed), ...])``.
+
+        One engine request for each completion. vLLM's own ``n`` is the same thing inside, but for its seeds:
+        it gives the i-th of them ``seed + i``. The requests of a prompt share its prefill by the prefix
+        cache, which starts empty, so that what was asked before leaves no trace in the rounding.
+        """
+        from vllm import SamplingParams, TokensPrompt
+
+        self.llm.reset_prefix_cache()
+        engine = self.llm.llm_engine
+        for ids, wanted in prompts:
+            for key, seed in wanted:
+                prompt = TokensPrompt(prompt_token_ids=ids)
+                engine.add_request(str(key), prompt, SamplingParams(seed=seed, detokenize=False, **params))
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    done = output.outputs[0]
+                    yield [int(output.request_id), list(done.token_ids), done.finish_reason]
+
+    def log_probs(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        from vllm import SamplingParams, TokensPrompt
+
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs = self.llm.generate(
+            [TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False
+        )
+        return [
+            [at[token].logprob for at, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            for ids, output in zip(prompts, outputs, strict=True)
+        ]
+
+    def sleep(self, level: int) -> None:
+        if self.sleeps:
+            self.llm.sleep(level=level)
+
+    def reload(self, model_dir: str) -> None:
+        """Weights first, then the cache: they need not fit the memory together with the old ones."""
+        if self.sleeps:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model_dir})
+        if self.sleeps:
+            self.llm.wake_up(tags=["kv_cache"])
+        self.llm.reset_prefix_cache()
+
+
+def main() -> None:
+    # Whatever a library prints, or a process that it starts, stays out of the protocol.
+    commands, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+
+    def reply(**message: Any) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    try:
+        engine = Engine(json.loads(commands.readline()))
+    except Exception as error:  # a shape that vLLM lacks, or too little memory
+        return reply(error=f"{type(error).__name__}: {error}")
+    reply(ready=engine.context)
+    for line in commands:
+        ((command, value),) = json.loads(line).items()
+        if command == "sample":
+            for completion in engine.sample(**value):
+                reply(completion=completion)
+        elif command == "log_probs":
+            reply(log_probs=engine.log_probs(value))
+        else:
+            {"sleep": engine.sleep, "reload": engine.reload}[command](value)
+            reply(done=command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""One of the processes of :class:`repro.training.launch.LaunchedTrainer`, which see.
+
+``accelerate launch -m repro.training.worker FOLDER`` reads the call from ``FOLDER/job.json``. The first
+process adds a line to ``FOLDER/steps`` after each step and writes the mean loss to ``FOLDER/loss.json``; one
+that cannot go on says why in ``FOLDER/error.json``. All end when their standard input does, which the caller
+holds open: so nothing trains on when it was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from repro import files
+from repro.config import Training
+from repro.errors import UserError
+from repro.objectives import DPO, SFT, Optimizer
+from repro.training import PairRow, Row, trainer_for
+
+
+def main(folder: Path) -> None:
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    try:
+        loss = _train(files.read_json(folder / "job.json"), folder / "steps")
+    except UserError as error:
+        files.write_json(folder / "error.json", {"kind": type(error).__name__, "message": str(error)})
+        sys.exit(1)
+    if os.environ.get("RANK", "0") == "0":
+        files.write_json(folder / "loss.json", loss)
+
+
+def _end_with_the_caller() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+def _train(job: dict[str, Any], steps: Path) -> float:
+    pairs = job["objective"] == "DPO"
+    rows = [(PairRow if pairs else Row)(*map(tuple, row)) for row in job["rows"]]
+    with open(steps, "a") as file:
+
+        def on_step(step: int, loss: float) -> None:
+            file.write(f"{step} {loss!r}\n")
+            file.flush()
+
+        return trainer_for(Training.model_validate(job["training"])).train(
+            Path(job["model_dir"]),
+            [[rows[i] for i in batch] for batch in job["batches"]],  # type: ignore[misc]
+            (DPO if pairs else SFT).model_validate(job["settings"]),
+            Optimizer.model_validate(job["optimizer"]),
+            Path(job["out_dir"]),
+            snapshots={int(step): Path(path) for step, path in job["snapshots"].items()},
+            inherit=_path(job["inherit"]),
+            horizon=job["horizon"],
+            seed=job["seed"],
+            on_step=on_step,
+            states=_path(job["states"]),
+        )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

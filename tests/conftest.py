@@ -1,0 +1,66 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repro.files import building, lease, sealed
+
+GUESSES = [str(n) for n in range(1, 13)]
+ENDINGS = {"hashes": "#### {}", "boxed": "\\boxed{{{}}}"}
+
+
+@contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder that all workers of pytest-xdist share, and whether this one has to make it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with lease(shared / f"{name}-lease", wait=True):
+        yield shared / name, not sealed(shared / name)
+
+
+@pytest.fixture(scope="session")
+def guesser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2 that answers every question with a sentence and a guess from 1 to 12: now and then it is
+    right about a real problem, which is what self-training starts from. vLLM can load it too."""
+    from repro.base_model import _bpe_tokenizer, _initialise
+    from repro.objectives import SFT, Optimizer
+    from repro.training import encode
+    from repro.training.trl import TRLTrainer
+
+    with made_once(tmp_path_factory, "guesser") as (folder, wanted):
+        if wanted:
+            questions = ["How many apples does Ann have?", "Compute $\\frac{6}{2} + x^2$ if x = 1."]
+            tokenizer = _bpe_tokenizer([*questions, "So the answer is. #### \\boxed{}"], 300)
+            start = folder.with_name("guesser-start")
+            start.mkdir(exist_ok=True)
+            sizes = {
+                "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+                "head_dim": 32, "intermediate_size": 96, "max_position_embeddings": 4096,
+                "tie_word_embeddings": True,
+            }  # fmt: skip
+            _initialise({"model_type": "qwen2", **sizes}, tokenizer, 0, start)
+            random = np.random.default_rng(0)
+            batches = []
+            for _ in range(60):
+                rows = []
+                for _ in range(8):
+                    guess = random.choice(GUESSES)
+                    boxed = random.random() < 0.5
+                    asked = "Put it into \\boxed{}." if boxed else "Answer:"
+                    length = int(random.integers(5, 120))
+                    prompt = "".join(random.choice(list("abc 123$\\{}xyz.,?"), length)) + "\n" + asked + "\n"
+                    ending = ENDINGS["boxed" if boxed else "hashes"].format(guess)
+                    rows.append(encode(tokenizer, prompt, f"So the answer is {ending}", 512))
+                batches.append(rows)
+            with building(folder) as unfinished:
+                TRLTrainer().train(start, batches, SFT(), Optimizer(learning_rate=5e-3), unfinished)
+                (unfinished / "optimizer.safetensors").unlink()
+    return folder

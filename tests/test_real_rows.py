@@ -1,0 +1,93 @@
+"""Every method for a round on real rows of GSM8K and MATH: real prompts, real golds, a model that guesses."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from repro import base_model, problems
+from repro.config import Study, load_study
+from repro.discovery import BASELINES, load_method
+from repro.lab import Lab
+from repro.layout import Layout
+from repro.ledger import by_account
+from repro.method import BudgetSpent
+from repro.records import Role
+from repro.run import engines
+from repro.verify import Verifier
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("REPRO_DATA_DIR" not in os.environ, reason="REPRO_DATA_DIR is not set: no real rows"),
+]
+SMALL: dict[str, dict[str, Any]] = {
+    "star": {"first_steps": 4, "temperature": 1.0, "top_p": 1.0},
+    "rft": {"k_max": 4, "batch_size": 8},
+    "adastar": {"first_steps": 2},
+    "hs_star": {"problems_per_round": 100, "batch_size": 8},
+    "sai_dpo": {"n_clusters": 6, "probe_per_cluster": 6, "n_candidates": 60, "n_selected": 40, "batch_size": 4},
+    "b_star": {
+        "n_queries": 100, "n_wanted": 50, "k": 4, "n_probe": 20, "temperatures": [0.7, 1.0], "steps": 4,
+        "batch_size": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["gsm8k", "math"])
+def prepared(
+    request: pytest.FixtureRequest, guesser: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Study, Layout]:
+    folder = tmp_path_factory.mktemp(request.param)
+    values = {
+        "name": request.param,
+        "title": request.param,
+        "seeds": [0],
+        "budgets": ["1.2e10"],
+        "problems": {"source": request.param, "train": 200},
+        "prompt": {"style": "question_answer" if request.param == "gsm8k" else "boxed"},
+        "base_model": {"source": "folder", "path": str(guesser)},
+        "sampling": {"max_tokens": 32, "chunk": 512},
+        "evaluation": {"profile": "quick", "benchmarks": {request.param: {"limit": 20}}},
+        "hyperparameters": SMALL,
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    study = load_study(folder / "study.yaml")
+    layout = Layout(folder, study.name)
+    problems.prepare(study, layout.problems)
+    base_model.prepare(study, layout.problems, layout.base, lambda *_: None)
+    return study, layout
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_round_of_every_method(prepared: tuple[Study, Layout], name: str, tmp_path: Path) -> None:
+    study, layout = prepared
+    method = load_method(study, name)
+    training_set = problems.read(layout.problems / "train.jsonl")
+    with Verifier() as verifier:
+        lab = Lab(
+            name, tmp_path, layout.base, training_set, study.budgets, engines(study, verifier),
+            method.uses_gold, method.uses_corpus,
+        )  # fmt: skip
+        state = method.start(lab)
+        with suppress(BudgetSpent):  # RFT spends its whole budget in one round
+            while not lab.steps:  # a round that finds nothing to train on just returns
+                lab.round += 1
+                method.round(lab, state)
+                assert lab.round < 4
+    assert lab.steps > 0
+    trained = {name for name, count in lab.visits.items() if count}
+    assert trained <= set(training_set.golds)
+    spent = by_account(lab.ledger)
+    assert spent["sample"]["flops"] > 0 and spent["train"]["flops"] > 0
+    assert sum(account["flops"] for account in spent.values()) == lab.spent <= lab.budget
+
+
+def test_these_are_all_the_methods(prepared: tuple[Study, Layout]) -> None:
+    study, _ = prepared
+    named = [path.stem for path in BASELINES.glob("[!_]*.py")]
+    assert {name for name in named if load_method(study, name).role is Role.METHOD} == set(SMALL)
