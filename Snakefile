@@ -63,8 +63,10 @@ def method_settings(wildcards):
     return METHODS[wildcards.method].model_dump_json()
 
 
-localrules:
+localrules:  # seconds on one core: not worth a place in a cluster's queue
     all,
+    collect,
+    report,
     tables,
 
 
