@@ -261,7 +261,7 @@ class Lab:
                 sequence_tally([(s.prompt_tokens, s.tokens)], s.logits) if s.logits else Tally.zero()
                 for s in scored
             ]
-            self._charge(Account.REWARD, FORWARD_PASSES, tallies, lambda _: self._model, shape=scorer.shape)
+            self._charge(Account.REWARD, FORWARD_PASSES, scorer.shape, tallies, lambda _: self._model)
             found += [s.rewards for s in scored]
         self.log("scored", completions=len(found), steps=sum(map(len, found)))
         return found
@@ -468,14 +468,12 @@ class Lab:
         tallies: Sequence[Tally],
         model_after: Callable[[int], Path],
         steps: bool = False,
-        shape: ModelShape | None = None,
     ) -> None:
         """Charge the parts of one call in order, cutting at each budget that the next part would cross.
 
-        ``model_after(i)`` is the policy once ``i`` parts are done; ``shape`` is the policy's unless another
-        model did the work. Raises BudgetSpent at the top budget.
+        ``model_after(i)`` is the policy once ``i`` parts are done; ``shape`` is that of the model which did the
+        work. Raises BudgetSpent at the top budget.
         """
-        shape = shape or self._shape
         pending = Tally.zero()
 
         def book() -> None:

@@ -97,6 +97,7 @@ def engines(study: Study, verifier: Verifier) -> Engines:
         max_tokens=study.sampling.max_tokens,
         chunk=study.sampling.chunk,
         max_length=study.training.max_length,
+        lora_rank=study.training.lora.rank if study.training.lora else 0,
     )
 
 

@@ -1,8 +1,8 @@
 """Problem sets: what a study trains on and is tested on, prepared once as JSONL files.
 
 A file holds one problem a line: ``id``, ``question``, ``tier``, ``knowledge``, ``answer``, ``solution`` (may
-be null), and exactly what the model sees: ``prompt`` in training and evaluation, ``few_shot`` in sampling (the
-prompt behind the study's worked examples) and ``hinted`` (that with the answer shown).
+be null), and exactly what the model sees: ``prompt`` in training and evaluation, ``few_shot`` in sampling (that
+behind the study's worked examples) and ``hinted`` (this with the answer shown).
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ class ProblemSet:
     @cached_property
     def digest(self) -> str:
         """Of everything that a run can depend on."""
-        facts = self.prompts, self.few_shot, self.hinted, {name: asdict(gold) for name, gold in self.golds.items()}
+        facts = (
+            self.prompts,
+            self.few_shot,
+            self.hinted,
+            {name: asdict(gold) for name, gold in self.golds.items()},
+        )
         return digest([asdict(problem) for problem in self.problems], *facts)
 
 
