@@ -438,7 +438,7 @@ def test_requests_are_cut_in_the_order_of_the_call(base: Path, tmp_path: Path) -
         lab.sample(order, 2)
     (entry,) = lab.ledger
     assert lab.spent == budget and entry.tally.sequences == 4
-    assert entry.tally.prompt_tokens == 2 * (6 + 2)  # problems 4 and 0, though 0 and 2 are shorter
+    assert entry.tally.prompt_tokens == 2 * (7 + 3)  # problems 4 and 0, though 0 and 2 are shorter
 
 
 def test_seeds_are_distinct_within_a_run_and_between_runs(base: Path, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_completions_come_in_order_with_exact_counts(base: Path, tmp_path: Path)
     for problem, completions in zip(PROBLEMS, drawn, strict=True):
         for completion in completions:
             assert completion.problem == problem
-            assert completion.prompt_tokens == len(problem.question.split())
+            assert completion.prompt_tokens == 1 + len(problem.question.split())  # a shot's word comes first
             assert completion.tokens == len(completion.text.split()) + 1 and not completion.hinted
 
 

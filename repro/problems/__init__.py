@@ -1,8 +1,8 @@
 """Problem sets: what a study trains on and is tested on, prepared once as JSONL files.
 
 A file holds one problem a line: ``id``, ``question``, ``tier``, ``knowledge``, ``answer``, ``solution`` (may
-be null), and exactly what the model sees: ``prompt`` in training and evaluation, ``few_shot`` in sampling (that
-behind the study's worked examples) and ``hinted`` (this with the answer shown).
+be null), and exactly what the model sees: ``prompt`` in training and evaluation, ``few_shot`` in sampling
+(that behind the study's worked examples) and ``hinted`` (this with the answer shown).
 """
 
 from __future__ import annotations
