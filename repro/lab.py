@@ -471,7 +471,7 @@ class Lab:
     ) -> None:
         """Charge the parts of one call in order, cutting at each budget that the next part would cross.
 
-        ``model_after(i)`` is the policy once ``i`` parts are done; ``shape`` is that of the model which worked.
+        ``model_after(i)`` is the policy once ``i`` parts are done; ``shape`` is of the model that worked.
         Raises BudgetSpent at the top budget.
         """
         pending = Tally.zero()
