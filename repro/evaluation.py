@@ -111,9 +111,9 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     """Evaluate the checkpoints of a run on every benchmark, once each, whatever budgets they serve.
 
     Writes the samples (parquet) to ``layout.samples(method, seed)``, and beside it (JSON) the cost by budget,
-    the task versions, the digest of the prompt, and the engine with its versions. A run that is not ok has no
-    samples. What one checkpoint does on one benchmark is a part of its own: a killed evaluation goes on with
-    the next.
+    the task versions, the prompt with its digest, and the engine with its versions. A run that is not ok has
+    no samples. What one checkpoint does on one benchmark is a part of its own: a killed evaluation goes on
+    with the next.
     """
     from repro.sampling import sampler_for
 

@@ -64,8 +64,8 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
     facts, model, evaluation = study.facts, study.facts["model"], study.facts["evaluation"]
     single = len(study.benchmarks) == 1
     about = {
-        "Score" if single else f"Score, {one.title}": f"{one.metric}, at most {length:,} tokens"
-        for one, length in ((one, one.max_tokens) for one in study.benchmarks)
+        "Score" if single else f"Score, {one.title}": f"{one.metric}, at most {one.max_tokens:,} tokens"
+        for one in study.benchmarks
     }
     about |= {
         "Model": f"{model['description']} ({model['parameters']:,} parameters)",
@@ -76,11 +76,10 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         "Test problems" if single else f"Test problems, {one.title}": _counts(one) for one in study.benchmarks
     }
     about |= {
-        "Engine": ", ".join(f"{name} {value}" for name, value in (evaluation["engine"] or {}).items()),
-        "Prompt": f"digest {evaluation['prompt']}",
-        "Task versions": ", ".join(
-            f"{task} {number}" for task, number in (evaluation["tasks"] or {}).items()
-        ),
+        title: ", ".join(f"{name} {value}" for name, value in (evaluation[key] or {}).items())
+        for key, title in (("engine", "Engine"), ("prompt", "Prompt"), ("tasks", "Task versions"))
+    }
+    about |= {
         "Statistics": f"{BOOTSTRAPS:,} bootstrap draws, {FLIPS:,} sign flips, fixed seed",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items())),
     }

@@ -557,6 +557,8 @@ class Analysis:
         self.study = study
         named = {one.name: one for one in study.benchmarks}
         self.benchmark = named[benchmark] if benchmark else study.benchmarks[0]
+        # Tables and figures ask for the same numbers, which take time where there are thousands of problems.
+        self._accuracies: dict[tuple[str, int, Mode, str | None], Estimate | X] = {}
         self._differences: dict[tuple[str, str, int], Difference | X] = {}
         self._resamplers: dict[str | None, Resampler] = {}
         self._variances: dict[tuple[int, Mode, str | None, bool], tuple[float, int]] = {}
@@ -566,6 +568,12 @@ class Analysis:
         self, method: str, budget: int, mode: Mode = "sampled", tier: str | None = None
     ) -> Estimate | X:
         """Score at a budget, over all problems or in one tier."""
+        key = method, budget, mode, tier
+        if key not in self._accuracies:
+            self._accuracies[key] = self._accuracy(*key)
+        return self._accuracies[key]
+
+    def _accuracy(self, method: str, budget: int, mode: Mode, tier: str | None) -> Estimate | X:
         y = self._scores(method, budget, mode, tier)
         if isinstance(y, X):
             return y

@@ -14,6 +14,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from repro.collect import collect
 from repro.config import Study
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
@@ -33,6 +35,7 @@ from repro.profiles import Settings, settings
 from repro.records import Verdict
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams
 from repro.sampling.transformers import TransformersSampler
+from repro.statistics import load
 from repro.verify import extract
 
 TASKS = Path(__file__).parents[1] / "benchmarks" / "tasks"
@@ -310,7 +313,7 @@ def make_model(folder: Path) -> Path:
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2,  # of 32 dimensions: vLLM's CPU build takes no less
         num_key_value_heads=1,
         initializer_range=0.2,
         pad_token_id=0,
@@ -421,7 +424,7 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
     layout.test("gsm8k").parent.mkdir(parents=True)
     write(layout.test("gsm8k").parent, [row(n) for n in range(5)], "gsm8k")
     write(layout.test("gsm8k").parent, [row(n) for n in range(2)], "aime24")
-    write_json(layout.problems / "report.json", {"prompt": "digest of the prompt"})
+    write_json(layout.problems / "report.json", {"prompt": {"style": "plain", "digest": "abc"}})
     return layout
 
 
@@ -447,7 +450,7 @@ def test_a_run_is_evaluated_on_every_benchmark(tmp_path: Path, model: Path, engi
         }  # fmt: skip
     assert {params.max_tokens for params, _ in engine.calls} == {5}
     facts = read_json(layout.samples("star", 3).with_suffix(".json"))
-    assert facts["prompt"] == "digest of the prompt"
+    assert facts["prompt"]["digest"] == "abc"
     assert facts["engine"]["engine"] == "transformers" and facts["engine"]["torch"]
     modes = ("sampled", "greedy")
     assert facts["tasks"] == {f"{b}_{mode}": 1.0 for b in ("gsm8k", "aime24") for mode in modes}
@@ -480,6 +483,54 @@ def test_a_run_that_failed_has_no_samples(tmp_path: Path, model: Path, engine: S
     samples = pd.read_parquet(layout.samples("star", 3))
     assert samples.empty and list(samples.columns) == ["method", "seed", "budget", *COLUMNS]
     assert not engine.calls
+
+
+def collected(layout: Layout, study: Study, *methods: str) -> dict[str, Any]:
+    """study.json of runs that were evaluated."""
+    write_json(layout.base_manifest, {"warm_start": None, "description": "made", "shape": {"parameters": 1}})
+    for method in methods:
+        manifest = read_json(layout.run(method, 3))
+        facts = dict.fromkeys(("spent", "papers_flops", "rounds", "steps"), 0) | {"accounts": {}}
+        budgets = [row | facts for row in manifest["budgets"]]
+        more = {"role": "method", "paper": "", "status": "ok", "reason": "", "mode": "", "visits": []}
+        write_json(layout.run(method, 3), manifest | more | {"method": method, "budgets": budgets})
+    collect(study, list(methods), layout, Path("made.yaml"))
+    return dict(read_json(layout.results / "records" / "study.json"))
+
+
+def test_records_name_benchmarks_prompt_engine_and_tasks(
+    tmp_path: Path, model: Path, engine: Scripted
+) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    facts = collected(layout, study, "star")
+    assert [(one["name"], one["samples_per_problem"], one["macro"]) for one in facts["benchmarks"]] == [
+        ("gsm8k", 4, False), ("aime24", 2, False)
+    ]  # fmt: skip
+    assert facts["benchmarks"][1]["metric"] == "avg@2, sampled at T = 0.6, top-p 0.95"
+    assert facts["benchmarks"][0]["tiers"] == ["1", "2"]
+    assert facts["evaluation"]["prompt"] == {"style": "plain", "digest": "abc"}
+    assert set(facts["evaluation"]["engine"]) == {"engine", "dtype", "torch", "transformers"}
+    assert facts["evaluation"]["tasks"]["aime24_sampled"] == 1.0
+    study_read = load(layout.results / "records")
+    assert [one.name for one in study_read.benchmarks] == ["gsm8k", "aime24"]
+    assert not np.isnan(study_read.benchmarks[0].majority).any()
+
+
+def test_rows_that_were_evaluated_differently_are_not_collected(
+    tmp_path: Path, model: Path, engine: Scripted
+) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    shutil.copy(layout.run("star", 3), layout.run("rft", 3))
+    evaluate_run(study, "star", 3, layout)
+    write_json(layout.problems / "report.json", {"prompt": {"style": "boxed", "digest": "def"}})
+    evaluate_run(study, "rft", 3, layout)
+    with pytest.raises(
+        UserError, match=r"rft-3\.json: prompt is .*boxed.* but .*plain.*; delete .*evaluations"
+    ):
+        collected(layout, study, "star", "rft")
 
 
 @pytest.mark.parametrize("profile", ["pocket", "quick", "paper"])

@@ -126,7 +126,8 @@ def write_records(
             {"name": name, "title": name.upper(), "tiers": list(TIERS), "metric": f"sampled avg@{k}",
              "samples_per_problem": k, "max_tokens": 99, "macro": name == "ladder"} for name in benchmarks
         ],
-        "evaluation": {"prompt": "abc", "engine": {"engine": "transformers", "torch": "2.13"},
+        "evaluation": {"prompt": {"style": "boxed", "digest": "abc"},
+                       "engine": {"engine": "transformers", "torch": "2.13"},
                        "tasks": {f"{name}_sampled": 1 for name in benchmarks}},
         "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
         "versions": {"torch": "2.13"}, "command": "snakemake tables",

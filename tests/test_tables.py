@@ -91,7 +91,7 @@ def test_golden_leaderboard(tmp_path: Path) -> None:
         "name": "g", "title": "Golden", "budgets": [1000], "seeds": [0],
         "benchmarks": [{"name": "ladder", "title": "Ladder", "tiers": ["1"], "metric": "avg@4", "macro": True,
                         "samples_per_problem": 4, "max_tokens": 9}],
-        "evaluation": {"prompt": "abc", "engine": {"engine": "transformers"}, "tasks": {"t": 1}},
+        "evaluation": {"prompt": {"digest": "abc"}, "engine": {"engine": "transformers"}, "tasks": {"t": 1}},
         "target_accuracies": [0.6], "versions": {}, "command": "make",
         "model": {"description": "none", "parameters": 1},
     }  # fmt: skip
@@ -246,7 +246,7 @@ def test_report_is_well_formed_and_self_contained(out: Path) -> None:
     assert len(checker.images) == len(FIGURES)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in checker.images)
     assert "snakemake tables" in page and "800,000 parameters" in page
-    assert "digest abc" in page and "transformers, torch 2.13" in page and "ladder_sampled 1" in page
+    assert "boxed, digest abc" in page and "transformers, torch 2.13" in page and "ladder_sampled 1" in page
     assert all(f'<table id="{name}">' in page for name in TABLES)
 
 
