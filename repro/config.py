@@ -83,6 +83,7 @@ class Prompt(Section):
     shots: int = Field(default=0, ge=0)  # worked examples before the question, taken out of the training rows
     chat: bool = False  # rendered by the base model's chat template
     system: str | None = None  # system message of the chat
+    stop: list[str] | None = None  # texts that end a completion, instead of the style's
 
     @model_validator(mode="after")
     def _has_fields(self) -> Prompt:

@@ -12,7 +12,7 @@ import io
 import logging
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,7 @@ from repro.config import BenchmarkName, Study
 from repro.errors import UserError
 from repro.flops import FORWARD_PASSES, ModelShape, Tally, flops, papers_flops, sample_tally
 from repro.layout import Layout
+from repro.problems.prompts import stops
 from repro.profiles import Settings, settings
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
@@ -64,9 +65,11 @@ def evaluate(
     how: Settings,
     *,
     seed: int,
+    stop: Sequence[str] = (),
     tasks_dir: Path = TASKS,
 ) -> Evaluation:
     """Evaluate the model that ``sampler`` has loaded on ``<benchmark>.jsonl`` in the folder ``problems``.
+    A completion ends at one of the texts ``stop``, too.
 
     The seed of a completion depends on ``seed``, its prompt and its number alone: all models that are
     compared meet the same random numbers. Raises :class:`UserError` for an unknown task, and problems that
@@ -86,7 +89,8 @@ def evaluate(
         loaded = manager.load(list(names.values()))["tasks"]
     for mode, name in names.items():
         drawn = {"temperature": how.temperature, "top_p": how.top_p} if mode == "sampled" else {}
-        loaded[name].set_config("generation_kwargs", {"max_gen_toks": how.max_tokens, **drawn}, update=True)
+        asked = {"max_gen_toks": how.max_tokens, "until": list(stop), **drawn}
+        loaded[name].set_config("generation_kwargs", asked, update=True)
         loaded[name].set_config("repeats", how.samples if mode == "sampled" else 1)
 
     model = SamplerModel(sampler, seed)
@@ -166,12 +170,13 @@ def _parts(
     """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
     weights = {path.name: files.sha256(path) for pattern in ("*.safetensors", "*.json")
                for path in sorted(model.glob(pattern))}  # fmt: skip
+    stop = stops(study.prompt)
     parts: dict[BenchmarkName, Path] = {}
     for name in study.evaluation.benchmarks:
         read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
         key = files.digest(
             __version__, VERIFIER_VERSION, weights, {path.name: files.sha256(path) for path in read}, seed,
-            asdict(settings(study, name)), study.sampling.model_dump(), engine(study),
+            asdict(settings(study, name)), study.sampling.model_dump(), stop, engine(study),
         )  # fmt: skip
         parts[name] = folder / f"{name}-{key}"
     missing = {name: part for name, part in parts.items() if not files.sealed(part)}
@@ -180,7 +185,9 @@ def _parts(
         shape = ModelShape.from_config(files.read_json(model / "config.json"), str(model / "config.json"))
     for name, part in missing.items():
         with files.building(part) as building:
-            found = evaluate(sampler, layout.test(name).parent, name, settings(study, name), seed=seed)
+            found = evaluate(
+                sampler, layout.test(name).parent, name, settings(study, name), seed=seed, stop=stop
+            )
             cost = {
                 "flops": flops(shape, found.tally, FORWARD_PASSES),
                 "papers_flops": papers_flops(shape, found.tally, FORWARD_PASSES),
@@ -230,16 +237,17 @@ def sampling_params(task: str | None, settings: Mapping[str, Any]) -> SamplingPa
     """A task file's ``generation_kwargs``. Raises :class:`UserError` for what the suite's samplers lack."""
     known = ("do_sample", "temperature", "top_p", "top_k", "max_gen_toks", "until")
     for key in settings:
-        if key not in known or (key == "until" and settings[key]):
+        if key not in known:
             raise UserError(
                 f"Task {task}: the suite's samplers have no {key}={settings[key]!r} in generation_kwargs; "
-                f"known are {', '.join(known[:-1])} and an empty until."
+                f"known are {', '.join(known)}."
             )
     return SamplingParams(
         temperature=settings.get("temperature", 0.0) if settings.get("do_sample", True) else 0.0,
         top_p=settings.get("top_p", 1.0),
         top_k=settings.get("top_k", 0),
         max_tokens=settings["max_gen_toks"],
+        stop=tuple(settings.get("until", ())),
     )
 
 

@@ -88,6 +88,7 @@ class Engines:
     max_tokens: int
     chunk: int  # completions per journal entry, sampled or scored
     max_length: int
+    stop: tuple[str, ...] = ()  # texts that end a completion
     lora_rank: int = 0  # of the adapters that the trainer trains; 0: it trains all weights
 
 
@@ -177,7 +178,7 @@ class Lab:
         counts = [n] * len(problems) if isinstance(n, int) else list(n)
         if len(counts) != len(problems) or min(counts, default=1) < 0:
             raise ValueError(f"{len(problems)} problems need as many counts of 0 or more, not {counts[:5]}")
-        params = SamplingParams(temperature, top_p, top_k, self._engines.max_tokens)
+        params = SamplingParams(temperature, top_p, top_k, self._engines.max_tokens, self._engines.stop)
         account = Account.SEARCH if search else Account.SAMPLE
         prompts = self._set.hinted if hint else self._set.few_shot
         wanted: list[tuple[Problem, Request]] = []

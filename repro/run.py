@@ -17,6 +17,7 @@ from repro.layout import Layout
 from repro.ledger import by_account
 from repro.method import BudgetSpent, Method, Unavailable
 from repro.problems import ProblemSet
+from repro.problems.prompts import stops
 from repro.rewards import scorer_for
 from repro.sampling import sampler_for
 from repro.training import trainer_for
@@ -43,6 +44,7 @@ def train(study: Study, name: str, seed: int, layout: Layout, baselines: Path = 
         __version__, name, files.sha256(baselines / f"{name}.py"), method.model_dump(mode="json"), seed,
         training_set.digest, files.sha256(layout.base / files.COMPLETE), study.budgets,
         study.sampling.model_dump(), study.training.model_dump(), study.process_rewards, VERIFIER_VERSION,
+        stops(study.prompt),
     )  # fmt: skip
     groups = [[budget] for budget in study.budgets] if method.per_budget else [list(study.budgets)]
     rows: list[dict[str, Any]] = []
@@ -97,6 +99,7 @@ def engines(study: Study, verifier: Verifier) -> Engines:
         max_tokens=study.sampling.max_tokens,
         chunk=study.sampling.chunk,
         max_length=study.training.max_length,
+        stop=stops(study.prompt),
         lora_rank=study.training.lora.rank if study.training.lora else 0,
     )
 

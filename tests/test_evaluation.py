@@ -389,8 +389,8 @@ def test_impossible_tasks_are_refused(tmp_path: Path) -> None:
             (tmp_path / f"own_{mode}.yaml").write_text(text)
         return tmp_path
 
-    with pytest.raises(UserError, match=r"Task own_\w+: .* have no until=\['Question:'\]"):
-        run(problems, sampler, "own", tasks_dir=tasks('{until: ["Question:"]}'))
+    with pytest.raises(UserError, match=r"Task own_\w+: .* have no num_beams=4"):
+        run(problems, sampler, "own", tasks_dir=tasks("{num_beams: 4}"))
     with pytest.raises(UserError, match=r"Task own_\w+ asks for log-likelihoods"):
         run(problems, sampler, "own", tasks_dir=tasks("{until: []}", output_type="loglikelihood"))
 

@@ -128,6 +128,28 @@ def test_counts_and_finish(sampler: TransformersSampler) -> None:
     assert max(len(sample.text.split()) for sample in samples if sample.finish == "stop") < 12
 
 
+def test_a_text_that_stops_a_completion_is_cut_off_and_paid_for(sampler: TransformersSampler) -> None:
+    requests = [Request(prompt, tuple(range(20))) for prompt in PROMPTS]
+    free = sampler.sample(requests, SamplingParams(max_tokens=12))
+    stopped = sampler.sample(requests, SamplingParams(max_tokens=12, stop=("w9 w", "w7")))
+    pairs = [
+        pair for a, b in zip(free, stopped, strict=True) for pair in zip(a.samples, b.samples, strict=True)
+    ]
+    cuts = 0
+    for before, after in pairs:
+        at = min((at for at in (before.text.find("w9 w"), before.text.find("w7")) if at >= 0), default=None)
+        assert after.text == before.text[:at]
+        if at is None:
+            assert after == before
+            continue
+        cuts += 1
+        words = before.text.split()
+        assert after.finish == "stop"
+        assert after.tokens == len(before.text[:at].split()) + (2 if before.text[at:].startswith("w9") else 1)
+        assert after.tokens <= len(words)
+    assert 20 < cuts < len(pairs) - 20
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_frequencies_match_the_softmax(sampler: TransformersSampler, temperature: float) -> None:
     n = 6000
@@ -226,7 +248,7 @@ for line in sys.stdin:
                 left -= 1
                 tokens = [3 + (seed + weights + len(ids)) % 7] * (1 + seed % 5)
                 ends = seed % 3 > 0
-                reply(completion=[row, tokens + [2] * ends, "stop" if ends else "length"])
+                reply(completion=[row, tokens + [2] * ends, ends])
     elif command == "log_probs":
         reply(log_probs=[[-float(weights)] * (len(ids) - 1) for ids in value])
     elif command == "sleep":

@@ -145,6 +145,22 @@ def test_a_call_repeats_and_neighbours_do_not_matter(sampler: VLLMSampler) -> No
     assert all(sampled.samples[0].tokens for sampled in sampler.sample(wide, params))
 
 
+def test_a_text_that_stops_a_completion_is_cut_off_and_paid_for(sampler: VLLMSampler) -> None:
+    free = sampler.sample(MIXED, SamplingParams(max_tokens=30))
+    stopped = sampler.sample(MIXED, SamplingParams(max_tokens=30, stop=("e", "1")))
+    cuts = 0
+    for all_before, all_after in zip(free, stopped, strict=True):
+        for before, after in zip(all_before.samples, all_after.samples, strict=True):
+            at = min((at for at in (before.text.find("e"), before.text.find("1")) if at >= 0), default=None)
+            assert after.text == before.text[:at]
+            if at is None:
+                assert after == before
+            else:
+                cuts += 1
+                assert after.finish == "stop" and after.tokens < before.tokens + (before.finish == "length")
+    assert cuts > 5
+
+
 def test_counts_and_the_end_of_the_context(sampler: VLLMSampler, reference: TransformersSampler) -> None:
     long = "7" * (CONTEXT - 10)
     done: list[int] = []

@@ -57,7 +57,7 @@ def test_star_samples_trains_and_is_evaluated_with_vllm(guesser: Path, tmp_path:
     assert row["rounds"] >= 2 and row["steps"] >= 4 + 4  # both rounds found something to train on
     assert 0.95 < row["spent"] / row["budget"] <= 1
 
-    evaluate_run(study, layout.run("star", 0), layout.work, layout.samples("star", 0))
+    evaluate_run(study, "star", 0, layout)
     samples = pd.read_parquet(layout.samples("star", 0))
     greedy = samples[samples["mode"] == "greedy"]
     assert len(greedy) == 100
@@ -67,7 +67,7 @@ def test_star_samples_trains_and_is_evaluated_with_vllm(guesser: Path, tmp_path:
         sys.executable, "-m", "lm_eval", "run", "--model", "vllm",
         "--model_args", f"pretrained={checkpoint},dtype=float32,enforce_eager=True,max_model_len=2048",
         "--tasks", "gsm8k_greedy", "--include_path", str(ROOT / "benchmarks/tasks"),
-        "--metadata", f"problems={layout.test('gsm8k')}", "--gen_kwargs", "max_gen_toks=32",
+        "--metadata", f"problems={layout.test('gsm8k').parent}", "--gen_kwargs", "max_gen_toks=32",
         "--output_path", str(tmp_path / "lm_eval"),
     ]  # fmt: skip
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}

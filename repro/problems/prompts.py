@@ -25,12 +25,16 @@ class Style:
     version: int
     template: str
     hinted: str  # STaR's rationalization (Zelikman et al. 2022): the answer is shown
+    stop: tuple[str, ...] = ()  # what a base model writes when it goes on to a question of its own
 
 
 STYLES = {
     "plain": Style(1, "{question}", "{question} ( {answer} )"),
     "question_answer": Style(
-        1, "Question: {question}\nAnswer:\n", "Question: {question} (The answer is {answer}.)\nAnswer:\n"
+        1,
+        "Question: {question}\nAnswer:\n",
+        "Question: {question} (The answer is {answer}.)\nAnswer:\n",
+        stop=("\nQuestion:",),
     ),
     "boxed": Style(
         1,
@@ -54,6 +58,11 @@ def templates(prompt: Prompt) -> tuple[str, str]:
     """(template, hinted template) of a study's prompt."""
     style = STYLES[prompt.style]
     return prompt.template or style.template, prompt.hinted or style.hinted
+
+
+def stops(prompt: Prompt) -> tuple[str, ...]:
+    """Texts that end a completion of a study's prompt."""
+    return STYLES[prompt.style].stop if prompt.stop is None else tuple(prompt.stop)
 
 
 def worked(prompt: Prompt, gold: Gold) -> str | None:

@@ -16,12 +16,14 @@ Progress = Callable[[int], object]  # called now and then with the number of com
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to sample. ``temperature=0`` is greedy, ``top_k=0`` and ``top_p=1`` are off; filters apply after
-    the temperature, ``top_k`` before ``top_p``. ``max_tokens`` counts the end-of-text token."""
+    the temperature, ``top_k`` before ``top_p``. ``max_tokens`` counts the end-of-text token. A completion
+    also ends once its text holds one of ``stop``."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 256
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion. ``tokens`` includes the end-of-text token when ``finish == "stop"``, ``text`` does not.
-    ``finish == "length"`` is a truncated completion."""
+    """One completion. When ``finish == "stop"``, ``tokens`` includes the end-of-text token, or the text that
+    stopped it, and ``text`` does not. ``finish == "length"`` is a truncated completion."""
 
     text: str
     tokens: int
@@ -105,10 +107,14 @@ def end_ids(tokenizer: Any, generation_config: Any, model_dir: Path) -> list[int
     return list(ends) if isinstance(ends, list) else [ends]
 
 
-def decode(tokenizer: Any, rows: Sequence[tuple[list[int], bool]]) -> list[Sample]:
-    """Samples of rows ``(token ids, whether the last of them ended the completion)``."""
+def decode(
+    tokenizer: Any, rows: Sequence[tuple[list[int], bool]], stop: tuple[str, ...] = ()
+) -> list[Sample]:
+    """Samples of rows ``(token ids, whether the last of them ended the completion)``, cut before the first
+    of the texts ``stop``."""
     texts = tokenizer.batch_decode([ids[:-1] if end else ids for ids, end in rows], skip_special_tokens=True)
-    return [
-        Sample(text, len(ids), "stop" if end else "length")
-        for text, (ids, end) in zip(texts, rows, strict=True)
-    ]
+    samples = []
+    for text, (ids, end) in zip(texts, rows, strict=True):
+        cut = min((at for at in map(text.find, stop) if at >= 0), default=None)
+        samples.append(Sample(text[:cut], len(ids), "length" if cut is None and not end else "stop"))
+    return samples

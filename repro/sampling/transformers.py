@@ -117,11 +117,15 @@ class TransformersSampler:
         tokens = torch.zeros(len(seeds), params.max_tokens, dtype=torch.long, device=self.device)
         length = torch.full((len(seeds),), params.max_tokens, device=self.device)
         stopped = torch.zeros(len(seeds), dtype=torch.bool, device=self.device)
+        by_token = stopped.clone()
         alive = torch.arange(len(seeds), device=self.device)  # the row of the batch in each row of the cache
         for step in range(params.max_tokens):
             drawn = draw(logits, uniform[step, alive], params)
             tokens[alive, step] = drawn
             ended = torch.isin(drawn, self.ends) & ~stopped[alive]
+            by_token[alive[ended]] = True
+            if params.stop:
+                ended |= self._holds(params.stop, tokens[alive, : step + 1]) & ~stopped[alive]
             length[alive[ended]] = step + 1
             stopped[alive[ended]] = True
             keep = (~stopped[alive]).nonzero()[:, 0]
@@ -134,7 +138,14 @@ class TransformersSampler:
             logits = self._forward(drawn[:, None], mask[:, : width + step + 1], position, cache)
 
         kept = [row[:n] for row, n in zip(tokens.tolist(), length.tolist(), strict=True)]
-        return decode(self.tokenizer, list(zip(kept, stopped.tolist(), strict=True)))
+        return decode(self.tokenizer, list(zip(kept, by_token.tolist(), strict=True)), params.stop)
+
+    def _holds(self, stop: tuple[str, ...], tokens: torch.Tensor) -> torch.Tensor:
+        """Whether the end of each row of ``tokens`` has one of the texts ``stop`` in it."""
+        window = max(map(len, stop)) + 4  # a token has a character at least, but for parts of rare ones
+        texts = self.tokenizer.batch_decode(tokens[:, -window:])
+        found = [any(text in end for text in stop) for end in texts]
+        return torch.tensor(found, device=self.device)
 
     def _prefill(
         self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor

@@ -84,7 +84,6 @@ class VLLMSampler:
             "enable_prefix_caching": True,
             "enable_sleep_mode": reuse and self.build == "cuda",
             "enforce_eager": self.build == "cpu",  # compiling costs it half a minute and gains nothing
-            "skip_tokenizer_init": True,  # token ids in, token ids out
             "generation_config": "vllm",  # no defaults from the model's folder
             "use_tqdm_on_load": False,
         }
@@ -149,6 +148,8 @@ class VLLMSampler:
             "max_tokens": params.max_tokens,
             "stop_token_ids": self.ends,
             "ignore_eos": True,  # but for these
+            "stop": list(params.stop),
+            "detokenize": bool(params.stop),  # the engine needs texts only to look for these
         }
         if (
             self.reuse and self._reference is None
@@ -159,7 +160,7 @@ class VLLMSampler:
         except BaseException:
             _end_all(self._engines)  # an engine still at work would answer the next call's question
             raise
-        samples = iter(decode(self.tokenizer, [done[row] for row in range(len(rows))]))
+        samples = iter(decode(self.tokenizer, [done[row] for row in range(len(rows))], params.stop))
         return [
             Sampled(len(ids), tuple(next(samples) for _ in request.seeds))
             for ids, request in zip(prompts, requests, strict=True)
@@ -201,8 +202,8 @@ class VLLMSampler:
                     continue
                 for name, value in engine.hear():
                     if name == "completion":
-                        row, ids, finish = value
-                        done[row] = ids, finish == "stop"
+                        row, ids, ended = value
+                        done[row] = ids, ended
                         del shard.todo[row]
                     elif name == "ready":
                         engine.context = value

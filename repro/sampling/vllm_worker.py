@@ -4,7 +4,7 @@ Run as a program by :class:`repro.sampling.vllm.VLLMSampler`. It imports nothing
 weights, token ids and numbers reach it, and ends with its standard input. The first line in is the arguments
 of ``vllm.LLM``; the first line out is ``{"ready": tokens of context}`` or ``{"error": why not}``. Then one of
 
-- ``{"sample": {...}}`` -> one ``{"completion": [key, token ids, "stop" | "length"]}`` each, as they finish;
+- ``{"sample": {...}}`` -> one ``{"completion": [key, token ids, ended]}`` each, as they finish;
 - ``{"log_probs": prompts}`` -> ``{"log_probs": [[natural log-probability of each token but the first]]}``;
 - ``{"sleep": level}`` -> ``{"slept": level}``;
 - ``{"reload": model folder}`` -> ``{"reloaded": model folder}``.
@@ -35,7 +35,8 @@ class Engine:
     def sample(
         self, params: dict[str, Any], prompts: Sequence[tuple[list[int], list[tuple[int, int]]]]
     ) -> Iterator[list[Any]]:
-        """Completions ``[key, token ids, finish]`` of prompts ``(token ids, [(key, seed), ...])``.
+        """Completions ``[key, token ids, ended]`` of prompts ``(token ids, [(key, seed), ...])``; ``ended``
+        says that the last token is one that ends a text.
 
         One engine request for each completion. vLLM's own ``n`` is the same thing inside, but for its seeds:
         it gives the i-th of them ``seed + i``. The requests of a prompt share its prefill by the prefix
@@ -48,12 +49,13 @@ class Engine:
         for ids, wanted in prompts:
             for key, seed in wanted:
                 prompt = TokensPrompt(prompt_token_ids=ids)
-                engine.add_request(str(key), prompt, SamplingParams(seed=seed, detokenize=False, **params))
+                engine.add_request(str(key), prompt, SamplingParams(seed=seed, **params))
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
                     done = output.outputs[0]
-                    yield [int(output.request_id), list(done.token_ids), done.finish_reason]
+                    ended = done.finish_reason == "stop" and not isinstance(done.stop_reason, str)
+                    yield [int(output.request_id), list(done.token_ids), ended]
 
     def log_probs(self, prompts: Sequence[list[int]]) -> list[list[float]]:
         from vllm import SamplingParams, TokensPrompt
