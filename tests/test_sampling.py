@@ -143,10 +143,8 @@ def test_a_text_that_stops_a_completion_is_cut_off_and_paid_for(sampler: Transfo
             assert after == before
             continue
         cuts += 1
-        words = before.text.split()
         assert after.finish == "stop"
-        assert after.tokens == len(before.text[:at].split()) + (2 if before.text[at:].startswith("w9") else 1)
-        assert after.tokens <= len(words)
+        assert len(after.text.split()) < after.tokens <= before.tokens
     assert 20 < cuts < len(pairs) - 20
 
 

@@ -143,7 +143,7 @@ class TransformersSampler:
     def _holds(self, stop: tuple[str, ...], tokens: torch.Tensor) -> torch.Tensor:
         """Whether the end of each row of ``tokens`` has one of the texts ``stop`` in it."""
         window = max(map(len, stop)) + 4  # a token has a character at least, but for parts of rare ones
-        texts = self.tokenizer.batch_decode(tokens[:, -window:])
+        texts = self.tokenizer.batch_decode(tokens[:, -window:], skip_special_tokens=True)
         found = [any(text in end for text in stop) for end in texts]
         return torch.tensor(found, device=self.device)
 
