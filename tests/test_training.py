@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -24,7 +27,7 @@ from repro.files import building
 from repro.objectives import DPO, SFT, Optimizer
 from repro.training import PairRow, Row, encode, learning_rate_factor, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
-from repro.training.plan import columns
+from repro.training.plan import Plan, columns
 from repro.training.trl import TRLTrainer
 
 VOCABULARY = 24
@@ -321,6 +324,39 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
     torch.testing.assert_close(behind, alone, atol=1e-5, rtol=0)
 
 
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.none() | st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_a_step_is_dealt_out_whole_whatever_the_processes(
+    sizes: list[int], micro_batch: int | None, processes: int, resumed: int
+) -> None:
+    numbers = iter(range(99))
+    batches = [[PairRow((1,), (2,) * (i % 3 + 1), (i,)) for i in islice(numbers, size)] for size in sizes]
+    plan = Plan.of(batches, micro_batch, processes, 0, COSINE, 0, 0, 9)
+    plan.resumed = min(resumed, len(batches) - 1)
+    chunks = [plan.chunks(process) for process in range(processes)]
+    shares = [plan.shares(process) for process in range(processes)]
+    passes = len(chunks[0])
+    assert {len(own) for own in chunks} == {passes} and passes == plan.accumulation * len(
+        batches[plan.resumed :]
+    )
+    for together in zip(*chunks, strict=True):
+        (width,) = {len(chunk) for chunk in together}  # which processes must have in common
+        assert 1 <= width <= (micro_batch or max(sizes))
+    for k, batch in enumerate(batches[plan.resumed :]):
+        part = slice(k * plan.accumulation, (k + 1) * plan.accumulation)
+        dealt = [i for own in chunks for chunk in own[part] for i in chunk if i < len(plan.rows)]
+        assert sorted(plan.rows[i]["rejected_ids"] for i in dealt) == [list(row.rejected) for row in batch]
+        rows, filler, tokens = zip(*(share for own in shares for share in own[part]), strict=True)
+        scale = plan.accumulation * processes
+        assert sum(rows) - sum(filler) == pytest.approx(scale) == pytest.approx(sum(tokens))
+        if processes == 1 and len(batch) >= plan.accumulation:
+            assert not any(filler)
+
+
 @pytest.mark.gpu
 def test_padding_free_with_flash_attention(base: Path, tmp_path: Path) -> None:
     if not is_flash_attn_2_available():
@@ -390,8 +426,8 @@ def test_an_adapter_goes_on_where_the_last_call_stopped(base: Path, tmp_path: Pa
     assert distance(tmp_path / "anew", tmp_path / "whole") > 1e-4
 
 
-def test_lora_trains_as_a_merged_model_would(base: Path, tmp_path: Path) -> None:
-    """A step of plain SGD-like size: full fine-tuning of the merged weights has the same loss."""
+def test_an_adapter_and_its_merged_weights_have_one_loss(base: Path, tmp_path: Path) -> None:
+    """The loss of what an adapter has learnt is that of its merged weights, however it is computed."""
     batches = sft_batches(3)
     ADAPTED.train(base, batches[:2], SFT(), COSINE, tmp_path / "a")
     still = Optimizer(learning_rate=1e-9)

@@ -45,7 +45,7 @@ class Output:
 
 
 class PlannedTrainer(Trainer):
-    """What both of TRL's trainers do otherwise here."""
+    """What both of TRL's trainers do otherwise here, in each of the processes."""
 
     model: Any
     optimizer: Any
@@ -118,7 +118,7 @@ class PlannedTrainer(Trainer):
         if output.on_step and self.accelerator.is_main_process:
             output.on_step(step, plan.losses[-1])
 
-    # All processes gather what the first one writes.
+    # All processes take part in what the first one writes: they may hold shards of it.
 
     def save(self, folder: Path, moments: bool = False) -> None:
         """Write a model folder."""
@@ -130,6 +130,7 @@ class PlannedTrainer(Trainer):
             checkpoints.save_model(folder, model, self.output.tokenizer, weights, self.output.base)
         if main and moments:
             checkpoints.save_moments(folder, optimizer, self.plan.before + self.step)
+        self.accelerator.wait_for_everyone()
 
     def save_state(self, folder: Path) -> None:
         """Write what a call needs to go on from here."""
@@ -141,6 +142,7 @@ class PlannedTrainer(Trainer):
             steps = self.plan.before + self.step
             facts = {"losses": self.plan.losses, "reference": self.plan.reference()}
             checkpoints.save_state(folder, self.step, weights, optimizer, steps, facts)
+        self.accelerator.wait_for_everyone()
 
 
 class Hooks(TrainerCallback):
@@ -213,9 +215,8 @@ class PlannedDPO(PlannedTrainer, DPOTrainer):
             if tokens or kind != "sft"
         ]
         self.loss_types, self.loss_weights = map(list, zip(*terms, strict=True))
-        return super().compute_loss(*args, **kwargs) - filler * math.log(
-            2
-        )  # what a pair without margin costs
+        loss = super().compute_loss(*args, **kwargs)
+        return loss - filler * math.log(2)  # which is the loss of a pair without a margin
 
 
 @dataclass(frozen=True)
