@@ -237,6 +237,11 @@ def _read_facts(path: Path) -> dict[str, Any]:
                 raise UserError(
                     f"{path}: benchmark {number} lacks the key '{key}', or it is no {kind.__name__}."
                 )
+    for key in ("prompt", "engine", "tasks"):  # null where no run was evaluated
+        if not isinstance(facts["evaluation"], dict) or not isinstance(
+            facts["evaluation"].get(key, 0), dict | None
+        ):
+            raise UserError(f"{path}: the key 'evaluation' must hold '{key}', a mapping or null.")
     return dict(facts)
 
 

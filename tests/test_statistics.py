@@ -471,6 +471,26 @@ def test_malformed_records_are_named(records: Path, tmp_path: Path, name: str, c
         load(_spoil(records, tmp_path, name, change))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"evaluation": {}}, "'evaluation' must hold 'prompt'"),
+        ({"evaluation": {"prompt": None, "engine": "vllm", "tasks": {}}}, "'evaluation' must hold 'engine'"),
+        ({"benchmarks": []}, "'benchmarks' must be a list that is not empty"),
+        ({"benchmarks": [{"name": "gsm8k"}]}, "benchmark 1 lacks the key 'title'"),
+    ],
+)
+def test_malformed_facts_are_named(
+    records: Path, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    for file in records.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    facts = json.loads((records / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps(facts | change))
+    with pytest.raises(UserError, match=says):
+        load(tmp_path)
+
+
 def test_rebuilding_needs_no_torch() -> None:
     code = (
         "import sys, repro.statistics, repro.tables, repro.figures, repro.report, repro.collect;"
