@@ -113,9 +113,7 @@ class VLLMSampler:
         self.ends = end_ids(self.tokenizer, generation, model_dir)
         self.model_dir = Path(model_dir)
         self._probe = fingerprint.probe(config.get_text_config().vocab_size)
-        self._reference: list[list[float]] | None = (
-            None  # log-probabilities of the probe, by the saved weights
-        )
+        self._reference: list[list[float]] | None = None  # fingerprint of the saved weights
 
     def close(self) -> None:
         if not self.reuse:
@@ -208,11 +206,13 @@ class VLLMSampler:
                     elif name == "ready":
                         engine.context = value
                         give(shard, engine)
-                    elif (
-                        name == "error" and not shard.deaths
-                    ):  # later, perhaps for what the dead engine holds
+                    elif name == "error":
                         why = " ".join(value.split())[:500]
-                        raise UserError(f"vLLM cannot run the model in {self.model_dir}: {why}")
+                        if not shard.deaths:
+                            raise UserError(f"vLLM cannot run the model in {self.model_dir}: {why}")
+                        Log.warning(
+                            "vLLM cannot start: %s", why
+                        )  # perhaps the dead one's memory is not free yet
                 if engine.dead and shard.todo:
                     self._restart(shard)
             if progress and len(done) > before:
