@@ -47,7 +47,8 @@ def claim(count: int, folder: Path | None = None) -> Iterator[list[str]]:
             f"the study asks for {count} GPUs per job and {len(devices)} are visible here; "
             "run it where there are more, or lower `gpus` in the study"
         )
-    folder = folder or Path(tempfile.gettempdir()) / f"repro-gpus-{os.getuid()}"
+    job = os.environ.get("SLURM_JOB_ID", "all")  # a scheduler may number each job's devices from 0
+    folder = folder or Path(tempfile.gettempdir()) / f"repro-gpus-{os.getuid()}-{job}"
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         held: dict[str, IO[str]] = {}

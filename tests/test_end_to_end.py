@@ -57,7 +57,7 @@ base_model:
   optimizer: {learning_rate: 1.0e-2, warmup_steps: 5}
 process_rewards: ladder
 sampling: {batch_size: 128, chunk: 64, max_tokens: 48}
-evaluation: {tasks: [ladder_sampled, ladder_greedy], samples: 2}
+evaluation: {profile: pocket, benchmarks: {ladder: {samples: 2}}}
 hyperparameters:
   star: {temperature: 1.0, top_p: 1.0, first_steps: 30, batch_size: 4, optimizer: {learning_rate: 1.0e-3}}
   hs_star:
@@ -304,9 +304,9 @@ def test_real_rows_of_gsm8k_go_through_every_stage(tmp_path: Path) -> None:
 
     work, results = project.root / "work/gsm8k-random", project.root / "results/gsm8k-random"
     source = Path(os.environ["REPRO_DATA_DIR"]) / "gsm8k"
-    for split, size in (("train", 200), ("test", 100)):
+    for split, file, size in (("train", "train", 200), ("test", "test/gsm8k", 100)):
         real = {row["question"].strip(): row["answer"] for row in jsonl(source / f"{split}.jsonl")}
-        rows = jsonl(work / f"problems/{split}.jsonl")
+        rows = jsonl(work / f"problems/{file}.jsonl")
         assert len(rows) == size
         for row in rows:
             assert real[row["question"]].endswith(f"#### {row['answer']}") or "," in real[row["question"]]
@@ -322,7 +322,7 @@ def test_real_rows_of_gsm8k_go_through_every_stage(tmp_path: Path) -> None:
     assert spending["use"].between(0.95, 1.0).all(), spending[["method", "budget", "use"]]
 
     samples = pd.read_parquet(results / "records/samples.parquet")
-    assert set(samples["problem"]) == {row["id"] for row in jsonl(work / "problems/test.jsonl")}
+    assert set(samples["problem"]) == {row["id"] for row in jsonl(work / "problems/test/gsm8k.jsonl")}
     per_row = samples[samples["mode"] == "sampled"].groupby(["method", "budget"], observed=True).size()
     assert set(per_row) == {100 * 4}
     board = (results / "tables/leaderboard.md").read_text()
