@@ -7,6 +7,7 @@ which finds none, computes on the CPU.
 
 from __future__ import annotations
 
+import ctypes
 import getpass
 import os
 import re
@@ -29,6 +30,7 @@ PROFILES = sorted([*ROOT.glob("profiles/*/config.yaml"), *ROOT.glob("benchmarks/
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin"
 ABSENT = [name for name in PROGRAMS if not shutil.which(name, path=SEARCHED)]
+PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 DEVICES = ("/dev/null", "/dev/zero")  # for SLURM a GPU is any device file
 
 CONFIGURATION = """
@@ -71,8 +73,9 @@ def small_study(project: Project, profile: str, gpus: int) -> list[str]:
     """Write it; the arguments of Snakemake that run it with one of benchmarks/profiles."""
     small = {
         "methods": ["star"],
-        "budgets": [2e9, 12e9],
+        "budgets": [2e9, 8e9],
         "gpus": gpus,
+        "prompt": {"template": "{question}", "hinted": "{question} ( {answer} )"},
         "evaluation": {"profile": "pocket", "benchmarks": {"ladder": {"samples": 2}}},
     }
     (project.root / STUDY).write_text(yaml.safe_dump({**yaml.safe_load(MICRO), **small}))
@@ -159,15 +162,19 @@ def poll(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
 
 
 @contextmanager
-def ended(configuration: Path) -> Iterator[None]:
-    """Nothing that was started with this configuration of SLURM outlives the block."""
+def nothing_left() -> Iterator[None]:
+    """What was started within the block does not outlive it, daemons and orphans included."""
+    before = set(psutil.Process().children(recursive=True))
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0  # orphans become children of ours
     try:
         yield
     finally:
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("SLURM_CONF") == str(configuration) and process.pid != os.getpid():
+        while started := set(psutil.Process().children(recursive=True)) - before:
+            for process in started:
+                with suppress(psutil.NoSuchProcess):
                     process.kill()
+            psutil.wait_procs(started, timeout=10)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         states = subprocess.run(["sinfo", "--noheader", "--format=%t"], capture_output=True, text=True)
         return "idle" in states.stdout
 
-    with ended(configuration):
+    with nothing_left():
         of_munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
         # --force: the folder is closed to other users, and munge would rather have them reach its socket.
         start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *of_munge)
