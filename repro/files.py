@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,22 @@ def sealed(folder: Path) -> bool:
         return all(sha256(folder / name) == expected for name, expected in hashes.items())
     except (OSError, ValueError):
         return False
+
+
+def prune(folder: Path, keep: Callable[[Path], bool]) -> None:
+    """Leave of a sealed folder only the files that ``keep``, given their path in it, says. It stays sealed at
+    every moment: what is complete is declared anew before anything goes."""
+    hashes: dict[str, str] = read_json(folder / COMPLETE)
+    kept = {name: value for name, value in hashes.items() if keep(Path(name))}
+    if kept != hashes:
+        write_json(folder / COMPLETE, kept)
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folders
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        elif name not in kept and name != COMPLETE:
+            path.unlink()
 
 
 @contextmanager

@@ -524,12 +524,19 @@ class Lab:
             raise UserError(f"checkpoint {folder} is damaged; delete {self._folder} and run again")
 
     def _forget(self) -> None:
-        """Remove the weights that nothing will read again: earlier calls', but for budgets' checkpoints."""
+        """Remove what nothing will read again: of earlier calls all but budgets' checkpoints, and of those
+        the moments; at the end of a run of the last call too."""
         shutil.rmtree(self._unfinished, ignore_errors=True)
-        keep = {self._model, self._trained, *(cut.model for cut in self.cuts)}
-        keep |= {model.parent for model in keep if model is not None and model.name.startswith("step-")}
+        finished = len(self.cuts) == len(self._budgets)
+        in_use = set() if finished else {self._model, self._trained}
+        cuts = {cut.model for cut in self.cuts}
         for folder in (self._folder / "models").glob("[0-9]*"):
-            if folder not in keep and int(folder.name) < self._calls:
+            if folder in in_use or int(folder.name) > self._calls - (not finished):
+                continue
+            steps = {model.name for model in cuts if model.parent == folder}
+            if folder in cuts or steps:
+                files.prune(folder, partial(_is_weights, folder in cuts, steps))
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
@@ -552,6 +559,11 @@ class Lab:
             prompt = self._set.prompts[problem.id]
             self._encoded[key] = encode(self._tokenizer, prompt, response, self._engines.max_length)
         return self._encoded[key]
+
+
+def _is_weights(last: bool, steps: set[str], file: Path) -> bool:
+    """Whether a file of a call is of its last weights, if these are wanted, or of one of its snapshots."""
+    return file.parts[0] in steps or (last and len(file.parts) == 1)
 
 
 def _costs(rows: Sequence[Row] | Sequence[PairRow]) -> tuple[int, list[Tally]]:

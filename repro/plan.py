@@ -342,10 +342,7 @@ class _Planner:
         kept = 0
         for method in self.methods.values():
             if not self._idle(method):
-                # A lower budget that falls within a call keeps the snapshot and the call it belongs to.
-                lower = 0 if method.per_budget else len(study.budgets) - 1
-                tops = len(study.budgets) if method.per_budget else 1
-                kept += len(study.seeds) * (lower * (weights + call) + tops * call)
+                kept += len(study.seeds) * len(study.budgets) * weights
         live = call + (call if study.training.save_every else 0)  # the last call's, and the save of this one
         sampled, _ = self.prompts
         drawn = flops(self.shape, sample_tally(sampled, [self.completion]), FORWARD_PASSES)
@@ -356,7 +353,7 @@ class _Planner:
         train = study.problems.train
         problems = (train if isinstance(train, int) else 7500) + sum(b.problems for b in benchmarks)
         places = [
-            Place("checkpoints kept: every budget's weights, and its call's moments", kept, "work"),
+            Place("checkpoints kept: every budget's weights", kept, "work"),
             Place("checkpoints of the job that runs", live, "work"),
             Place("sampled texts in journals", texts, "work"),
             Place("evaluated samples (parquet)", parquet, "work and results"),
@@ -372,9 +369,7 @@ class _Planner:
             places.append(Place("base model", weights, "work"))
         if self.scorer and self.scorer_shape and self.scorer.name:
             places.append(Place("reward model (bfloat16)", 2 * self.scorer_shape.parameters, "hub cache"))
-        self._assume(
-            "disk: one job at a time; each lower budget falls within a training call, the dearest case"
-        )
+        self._assume("disk: one job at a time")
         return places
 
     # -- memory ----------------------------------------------------------------------------------------

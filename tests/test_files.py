@@ -80,6 +80,19 @@ def test_any_flipped_byte_breaks_the_seal(
     assert not files.sealed(folder)
 
 
+def test_a_pruned_folder_is_sealed_with_what_is_left(tmp_path: Path) -> None:
+    for name in ("weights", "optimizer/moments", "step-1/weights", "step-2/weights"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    files.seal(tmp_path)
+    files.prune(tmp_path, lambda file: file.parts[0] in ("weights", "step-2"))
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"weights", "step-2", "step-2/weights", files.COMPLETE}
+    assert files.sealed(tmp_path)
+    (tmp_path / "step-2/weights").write_text("other")
+    assert not files.sealed(tmp_path)
+
+
 def test_a_lost_file_breaks_the_seal(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("a")
     files.seal(tmp_path)

@@ -691,3 +691,6 @@ def test_only_checkpoints_that_are_needed_stay_on_disk(base: Path, tmp_path: Pat
     cuts = lab.finish()
     kept = {folder.name for folder in (tmp_path / "models").iterdir()}
     assert len(kept) == 2 and all(cut.model.is_dir() for cut in cuts)
+    (snapshot,) = (cut.model for cut in cuts if cut.model.name.startswith("step-"))
+    assert {path.name for path in snapshot.parent.iterdir()} == {snapshot.name, files.COMPLETE}
+    assert all(files.sealed(tmp_path / "models" / name) for name in kept)

@@ -218,9 +218,8 @@ def test_what_does_not_fit_names_the_keys_to_change(tmp_path: Path) -> None:
 def test_disk(tmp_path: Path) -> None:
     disk = {place.what.split(":")[0]: place for place in made(tmp_path, methods=["star", "adastar"]).disk}
     # Weights 4 * 68,160 = 272,640 bytes, moments 545,280, a training call 817,920.
-    # AdaSTaR: two lower budgets keep a snapshot and its call, the top one its call: 2 * 1,090,560 + 817,920;
-    # STaR: a call for each of three budgets. Two seeds: 2 * (2,999,040 + 2,453,760)
-    assert disk["checkpoints kept"].bytes == 10_905_600
+    # Two methods, two seeds, three budgets: 12 * 272,640
+    assert disk["checkpoints kept"].bytes == 3_271_680
     assert disk["checkpoints of the job that runs"].bytes == 817_920
     # 10 problems, 3 + 1 completions, 3 budgets, 2 + 6 runs, 64 bytes
     assert disk["evaluated samples (parquet)"].bytes == 10 * 4 * 3 * 8 * 64

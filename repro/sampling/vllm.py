@@ -83,6 +83,8 @@ class VLLMSampler:
             "max_model_len": -1,  # what the model can do and the cache can hold
             "enable_prefix_caching": True,
             "enable_sleep_mode": reuse and self.build == "cuda",
+            # The CPU build ends itself when it has to set a seeded request back, as a chunk of a prompt does.
+            "enable_chunked_prefill": False if self.build == "cpu" else None,
             "enforce_eager": self.build == "cpu",  # compiling costs it half a minute and gains nothing
             "generation_config": "vllm",  # no defaults from the model's folder
             "use_tqdm_on_load": False,
