@@ -22,7 +22,7 @@ from tabulate import tabulate
 from repro import base_model, problems
 from repro.config import Study, load_study
 from repro.discovery import ROOT
-from repro.run import Layout
+from repro.layout import Layout
 
 ROWS = pytest.StashKey[list[tuple[str, float, float, float]]]()
 HEADERS = ("row", "ours", "reference", "ratio")

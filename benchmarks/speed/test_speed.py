@@ -20,10 +20,10 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from repro import base_model, problems, run
 from repro.config import Study
+from repro.layout import Layout
 from repro.objectives import DPO, SFT, Optimizer
 from repro.problems import ladder
 from repro.records import Verdict
-from repro.run import Layout
 from repro.sampling import Request, SamplingParams
 from repro.sampling.transformers import TransformersSampler
 from repro.seeds import generator, stream_seed
