@@ -23,7 +23,7 @@ Differences from the paper:
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from repro.method import Example, Lab, Method, Optimizer
 
@@ -36,8 +36,8 @@ SIGNS = {r"\\times|\\cdot|\u00d7|(?<=[\d\s])x(?=[\d\s])": "*", r"\\div|\u00f7": 
 class RFT(Method):
     title: ClassVar[str] = "RFT"
     paper: ClassVar[str] = "Yuan et al. 2023, arXiv:2308.01825"
-    per_budget: ClassVar[bool] = True
 
+    plans: Literal[True] = True  # see the differences from the paper
     n_problems: int | None = None  # at most so many, shuffled; the paper takes all
     k_max: int = 100  # paper: k = 100
     temperature: float = 0.7  # code

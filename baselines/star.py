@@ -18,7 +18,7 @@ Differences from the paper:
   we do neither. Few-shot exemplars, if any, belong to the study's model settings.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from repro.method import Example, Lab, Method, Optimizer
 
@@ -26,8 +26,8 @@ from repro.method import Example, Lab, Method, Optimizer
 class STaR(Method):
     title: ClassVar[str] = "STaR"
     paper: ClassVar[str] = "Zelikman et al. 2022, arXiv:2203.14465"
-    per_budget: ClassVar[bool] = True
 
+    plans: Literal[True] = True  # see the differences from the paper
     n_problems: int = 10_000  # at most so many problems a round, shuffled; code: n_train_samples
     temperature: float = 0.01  # code; the paper says greedy
     top_p: float = 0.9  # code

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from repro import __version__, fetch, files, problems
 from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
-from repro.flops import TRAINING_PASSES, ModelShape, Tally, flops, papers_flops, sequence_tally
+from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
 from repro.objectives import SFT
 from repro.problems import ladder
 from repro.problems.prompts import fill, templates
@@ -152,8 +152,8 @@ def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress)
     start = folder / "start"
     _initialise({"model_type": "llama", **spec.config}, tokenizer, spec.seed, start)
     text = corpus_rows(study, spec.steps * spec.batch_size, spec.seed)
-    rows = [encode(tokenizer, prompt, response, study.training.max_length) for prompt, response in text]
-    lengths = [len(row.prompt) + len(row.response) for row in rows]
+    rows = [encode(tokenizer, prompt, [response], study.training.max_length) for prompt, response in text]
+    lengths = [row.tally.tokens for row in rows]
     order = batches(lengths, spec.batch_size, generator("warm start", spec.seed))
     plan = [[rows[i] for i in next(order)] for _ in range(spec.steps)]
     TRLTrainer(dtype=study.training.dtype).train(
@@ -167,8 +167,7 @@ def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress)
     shutil.rmtree(start)
     shutil.rmtree(folder / "optimizer")
     shape = ModelShape.from_config(json.loads((folder / "config.json").read_text()))
-    tallies = (sequence_tally([(len(row.prompt), len(row.response)) for row in batch]) for batch in plan)
-    tally = sum(tallies, Tally.zero())
+    tally = sum((batch_tally([row.tally for row in batch]) for batch in plan), Tally.zero())
     return {
         "flops": flops(shape, tally, TRAINING_PASSES),
         "papers_flops": papers_flops(shape, tally, TRAINING_PASSES),

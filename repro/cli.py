@@ -73,8 +73,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="FLOPs, bytes and hours for machines.")] = False,
 ) -> None:
     """Print what a study costs and what it can see, before it costs anything."""
-    from repro import plan as planning
-    from repro.hardware import gpu_names
+    from repro.planning import plan as planning
+    from repro.planning.hardware import gpu_names
 
     config = load_study(study)
     made = planning.make(config, _layout(config), study)
@@ -85,7 +85,7 @@ def plan(
 @app.command()
 def doctor(study: StudyFile) -> None:
     """Check that this machine can run a study, and say what to do where it cannot."""
-    from repro.doctor import diagnose, render
+    from repro.planning.doctor import diagnose, render
 
     findings = diagnose(study, Path.cwd())
     typer.echo(render(findings))
@@ -184,7 +184,7 @@ def tables(
 ) -> None:
     """Rebuild tables, figures and report from records, beside their folder. Needs neither torch nor a GPU."""
     from repro.files import write_text
-    from repro.report import build
+    from repro.reporting.page import build
 
     build(records, records.parent)
     leaderboard = (records.parent / "tables" / "leaderboard.md").read_text()

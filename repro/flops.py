@@ -13,9 +13,14 @@ and vocabulary V::
     H = d * V                                                         LM head, tied or not
     forward = 2*W*tokens + 2*H*logits + 4*L*h*e*pairs
 
-A training step is three forward passes (backward is two). DPO trains on both sides and runs the reference
-over both: four passes over one tally of all chosen and rejected sequences, or three where the reference's
-log-probabilities are cached (their one forward pass is then an entry of its own).
+A training step is three forward passes (backward is two). DPO trains on both sides. Its reference is the
+policy that the call starts from, which does not change: one forward pass over both sides of each *distinct*
+pair, charged in the step that first needs it, however often the pair is visited.
+
+All samples of a call are drawn from one policy, so what their prompts share is read once: the K completions of
+a problem share its prompt, and all prompts of a call share the tokens that every prompt of the problem set
+begins with (worked examples, a system message), which the first request pays for. So an engine computes that
+caches prefixes; one that does not does more than the algorithm needs, and that is not charged.
 
 With LoRA the weights are frozen and need no gradient of their own, so that of the three passes of training
 their products take part in two. Attention has all three, and so have the adapters, which are A weights: rank
@@ -23,8 +28,8 @@ times (inputs + outputs) of each linear layer of the body::
 
     training = 2 * (2*W*tokens + 2*H*logits) + 3 * (4*L*h*e*pairs + 2*A*tokens)
 
-DPO adds one forward pass of its reference, which like all sampling and evaluation reads merged weights and
-has no adapters. (At rank 16 and 512 tokens a step of Qwen2.5-7B is 2.02 forward passes.)
+The forward pass of DPO's reference, like all sampling and evaluation, reads merged weights and has no
+adapters. (At rank 16 and 512 tokens a step of Qwen2.5-7B is 2.02 forward passes.)
 
 torch's ``FlopCounterMode`` reports the same integers but for three stated differences: it counts the full
 square of attention (``T*T`` for the causal ``T*(T+1)/2``) and the rotary table (``e`` per position and
@@ -57,7 +62,6 @@ from repro.errors import UserError
 
 FORWARD_PASSES = 1
 TRAINING_PASSES = 3  # forward, and a backward pass of twice its cost
-DPO_PASSES = TRAINING_PASSES + FORWARD_PASSES  # the policy's training and the reference's forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +176,24 @@ class Tally:
         return asdict(self)
 
 
-def sample_tally(prompt: int, completions: Sequence[int], padded_prompt: int | None = None) -> Tally:
-    """Tally of one sampling call: completions of these lengths from one prompt of ``prompt`` tokens.
+def sample_tally(
+    prompt: int, completions: Sequence[int], padded_prompt: int | None = None, shared: int = 0
+) -> Tally:
+    """Tally of one request: completions of these lengths from one prompt of ``prompt`` tokens.
 
     All completions share one prefill, which yields the first token of each; a completion of G tokens then
     takes G - 1 decoding steps, the i-th of which attends to ``prompt + i`` keys. No completion, no prefill.
-    ``padded_prompt`` is the length the papers' convention counts per completion (default: ``prompt``).
-    Raises ``ValueError`` for a length below 1 or a padded prompt shorter than the prompt.
+    The first ``shared`` tokens of the prompt were read for an earlier request: they are attended to, and not
+    processed again. ``padded_prompt`` is the length the papers' convention counts per completion (default:
+    ``prompt``). Raises ``ValueError`` for a length below 1, a padded prompt shorter than the prompt, and a
+    prompt that is all shared: its last token yields the first of the completion.
     """
-    prompt, lengths = index(prompt), [index(length) for length in completions]
+    prompt, lengths, shared = index(prompt), [index(length) for length in completions], index(shared)
     padded_prompt = prompt if padded_prompt is None else index(padded_prompt)
-    if prompt < 1 or min(lengths, default=1) < 1 or padded_prompt < prompt:
-        raise ValueError(f"impossible lengths: prompt {prompt} padded to {padded_prompt}, then {lengths}")
+    if prompt < 1 or min(lengths, default=1) < 1 or padded_prompt < prompt or not 0 <= shared < prompt:
+        raise ValueError(
+            f"impossible lengths: prompt {prompt} ({shared} shared) padded to {padded_prompt}, then {lengths}"
+        )
     if not lengths:
         return Tally.zero()
     generated, decoded = sum(lengths), sum(lengths) - len(lengths)
@@ -191,9 +201,11 @@ def sample_tally(prompt: int, completions: Sequence[int], padded_prompt: int | N
         sequences=len(lengths),
         prompt_tokens=prompt * len(lengths),
         completion_tokens=generated,
-        tokens=prompt + decoded,
+        tokens=prompt - shared + decoded,
         logits=1 + decoded,
-        pairs=_causal(prompt) + sum(_causal(prompt + length - 1) - _causal(prompt) for length in lengths),
+        pairs=_causal(prompt)
+        - _causal(shared)
+        + sum(_causal(prompt + length - 1) - _causal(prompt) for length in lengths),
         padded=padded_prompt * len(lengths) + generated,
     )
 
@@ -221,6 +233,13 @@ def sequence_tally(lengths: Iterable[tuple[int, int]], logits: int | None = None
         pairs=sum(map(_causal, totals)),
         padded=len(totals) * max(totals, default=0),
     )
+
+
+def batch_tally(rows: Sequence[Tally]) -> Tally:
+    """Tally of one batch of rows, padded as the papers count it: sequences times the longest of the batch."""
+    total = sum(rows, Tally.zero())
+    longest = max(row.padded // row.sequences for row in rows)
+    return replace(total, padded=longest * total.sequences)
 
 
 def flops(shape: ModelShape, tally: Tally, passes: int) -> int:

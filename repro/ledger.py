@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from repro.flops import ModelShape, Tally, flops, papers_flops
-
-
-class Account(StrEnum):
-    """What compute was spent on. These lie inside the budget."""
-
-    TRAIN = "train"
-    SAMPLE = "sample"
-    SEARCH = "search"  # probes and grids: sampling that only chooses settings
-    REWARD = "reward"
-    EMBED = "embed"
+from repro.schema import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +50,3 @@ class Entry:
             ModelShape.from_json(row["shape"]),
             Tally.from_json(row["tally"]),
         )
-
-
-def by_account(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
-    """FLOPs (both conventions) and tokens of each account, every account present."""
-    totals = {str(account): {"flops": 0, "papers_flops": 0, "tokens": 0} for account in Account}
-    for entry in entries:
-        total = totals[str(entry.account)]
-        total["flops"] += entry.flops
-        total["papers_flops"] += entry.papers_flops
-        total["tokens"] += entry.tally.tokens
-    return totals

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from repro.objectives import DPO, SFT, Optimizer, Settings
+from repro.objectives import DPO, SFT, Objective, Optimizer, Settings
 from repro.records import Completion, Example, Pair, Problem, Role, Verdict
 from repro.rewards import Aggregation, aggregate
 
 __all__ = [
-    "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Optimizer", "Pair",
-    "Problem", "Role", "TrainReport", "Unavailable", "Verdict", "aggregate",
+    "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Objective", "Optimizer",
+    "Pair", "Problem", "Role", "TrainReport", "Unavailable", "Verdict", "aggregate",
 ]  # fmt: skip
 
 
@@ -53,16 +53,21 @@ class Lab(Protocol):
         """Whether :meth:`score` is at hand; else methods run verifier-only."""
 
     @property
-    def budget(self) -> int:
-        """The run's top budget, in FLOPs."""
-
-    @property
     def spent(self) -> int:
         """FLOPs spent so far."""
 
     @property
+    def budget(self) -> int:
+        """The run's budget, in FLOPs. Only for methods that plan from it (``plans``): the run of any other
+        serves all budgets, those too that are added when it has ended."""
+
+    @property
     def remaining(self) -> int:
-        """``budget - spent``."""
+        """``budget - spent``; only for methods that plan."""
+
+    def affords(self, cost: int) -> bool:
+        """Notice of the last round: whether the budget still pays for ``cost`` FLOPs. Always true for a
+        method that does not plan, as its run has no last round."""
 
     def sample(
         self,
@@ -98,7 +103,7 @@ class Lab(Protocol):
         *,
         optimizer: Optimizer,
         batch_size: int,
-        objective: SFT | DPO | None = None,
+        objective: Objective | None = None,
         start: Literal["base", "current"] = "current",
         steps: int | None = None,
         epochs: float | None = None,
@@ -109,13 +114,14 @@ class Lab(Protocol):
 
         ``objective`` defaults to SFT for examples and DPO for pairs. Data are shuffled by a named
         stream and passed over again, reshuffled, when ``steps * batch_size`` exceeds them. With neither
-        ``steps`` nor ``epochs`` the call trains to the end of the run's budget. ``inherit_optimizer``
-        carries Adam moments and the schedule position over from the previous training call, and
-        ``horizon`` is then the schedule's total number of steps over all calls.
+        ``steps`` nor ``epochs`` the call trains to the end of the run's budget; a method that does not plan
+        from it then needs a constant schedule. ``inherit_optimizer`` carries Adam moments and the schedule
+        position over from the previous training call, and ``horizon`` is then the schedule's total number
+        of steps over all calls. A call that a budget cuts keeps the schedule of the whole call.
         """
 
     def step_cost(
-        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: SFT | DPO | None = None
+        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
     ) -> int:
         """Mean FLOPs of one optimizer step on ``data``; for planning."""
 
@@ -140,9 +146,10 @@ class Method(BaseModel, ABC):
     title: ClassVar[str]
     paper: ClassVar[str] = ""  # citation; empty for controls
     role: ClassVar[Role] = Role.METHOD
-    per_budget: ClassVar[bool] = False  # plans from its budget, so gets one run per budget
     uses_gold: ClassVar[bool] = False
     uses_corpus: ClassVar[bool] = False
+
+    plans: bool = False  # from its budget, of whose end Lab.affords then gives notice: one run per budget
 
     def start(self, lab: Lab) -> Any:
         """State carried from round to round (in memory; a resumed run rebuilds it by replay)."""

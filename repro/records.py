@@ -7,7 +7,7 @@ Training data are *examples* (supervised) or *pairs* (preference).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -82,6 +82,10 @@ class Example:
     problem: Problem
     response: str
 
+    @property
+    def responses(self) -> tuple[str, ...]:
+        return (self.response,)
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -91,7 +95,6 @@ class Pair:
     chosen: str
     rejected: str
 
-
-def to_json(record: Problem | Gold | Completion | Example | Pair) -> dict[str, Any]:
-    """The record as JSON-ready built-ins."""
-    return asdict(record)
+    @property
+    def responses(self) -> tuple[str, ...]:
+        return (self.chosen, self.rejected)

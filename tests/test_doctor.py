@@ -20,10 +20,10 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
-from repro import doctor
 from repro.cli import app
-from repro.doctor import Cuda, diagnose
-from repro.hardware import GIB
+from repro.planning import doctor
+from repro.planning.doctor import Cuda, diagnose
+from repro.planning.hardware import GIB
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -33,9 +33,9 @@ from repro.flops import sample_tally
 from repro.layout import Layout
 from repro.profiles import Settings, settings
 from repro.records import Verdict
+from repro.reporting.results import load
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams
 from repro.sampling.transformers import TransformersSampler
-from repro.statistics import load
 from repro.verify import extract
 
 TASKS = Path(__file__).parents[1] / "benchmarks" / "tasks"

@@ -30,7 +30,7 @@ from repro.flops import (
     sample_tally,
     sequence_tally,
 )
-from repro.shapes import KNOWN
+from repro.planning.shapes import KNOWN
 
 
 def config(model_type, hidden, layers, heads, kv_heads, mlp, vocab, tied=None, **more):

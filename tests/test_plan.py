@@ -13,12 +13,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from repro import plan
 from repro.cli import app
 from repro.config import load_study
 from repro.errors import UserError
-from repro.hardware import GIB, gpu_names
 from repro.layout import Layout
+from repro.planning import plan
+from repro.planning.hardware import GIB, gpu_names
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted((ROOT / "benchmarks" / "studies").glob("*.yaml"))

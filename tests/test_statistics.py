@@ -16,17 +16,13 @@ import pytest
 
 from repro.errors import UserError
 from repro.method import Role
-from repro.statistics import (
-    Analysis,
-    Difference,
-    Estimate,
+from repro.planning.power import detectable
+from repro.reporting.analysis import Analysis, Difference, Estimate
+from repro.reporting.results import X, load, majority_correct
+from repro.reporting.statistics import (
     Resampler,
-    X,
-    detectable,
     holm,
-    load,
     macro_mean,
-    majority_correct,
     pass_at_k,
     rank_intervals,
     seed_variance,
@@ -493,7 +489,7 @@ def test_malformed_facts_are_named(
 
 def test_rebuilding_needs_no_torch() -> None:
     code = (
-        "import sys, repro.statistics, repro.tables, repro.figures, repro.report, repro.collect;"
+        "import sys, repro.reporting.page, repro.collect;"
         "print([m for m in ('torch', 'transformers', 'trl', 'lm_eval', 'vllm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

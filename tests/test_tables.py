@@ -13,9 +13,10 @@ import pytest
 from test_statistics import ABSENT, BUDGETS, ROWS, Made, write_records
 
 from repro.method import Role
-from repro.report import build
-from repro.statistics import Analysis, load
-from repro.tables import all_tables, flops, leaderboard, p_text, signed, significant, use
+from repro.reporting.analysis import Analysis
+from repro.reporting.page import build
+from repro.reporting.results import load
+from repro.reporting.tables import all_tables, flops, leaderboard, p_text, signed, significant, use
 
 TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "quality", "use")
 FIGURES = ("accuracy", "differences", "spend", "frequency")

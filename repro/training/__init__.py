@@ -11,34 +11,31 @@ from typing import Any, Protocol
 from repro import files
 from repro.config import Training
 from repro.errors import UserError
-from repro.objectives import DPO, SFT, Optimizer
+from repro.flops import Tally, sequence_tally
+from repro.objectives import Objective, Optimizer
 from repro.sampling import prompt_ids
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A supervised row, in token ids. The loss is on ``response``, whose last token is end-of-text unless it
-    was cut."""
+    """What one example or pair is to a trainer, in token ids: a prompt with its response, or with the chosen
+    and the rejected one. The last token of a response is end-of-text unless it was cut."""
 
     prompt: tuple[int, ...]
-    response: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+
+    @property
+    def tally(self) -> Tally:
+        """Of one pass: each response behind a prompt of its own."""
+        return sequence_tally([(len(self.prompt), len(response)) for response in self.responses])
 
 
-@dataclass(frozen=True, slots=True)
-class PairRow:
-    """A preference pair, in token ids; each side as :class:`Row`'s response."""
+def encode(tokenizer: Any, prompt: str, responses: Sequence[str], max_length: int) -> Row:
+    """The row of ``prompt`` and ``responses``, tokenised apart so that the prompt has the ids it was sampled
+    from, with end-of-text at the end of each.
 
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-
-
-def encode(tokenizer: Any, prompt: str, response: str, max_length: int) -> Row:
-    """The row of ``prompt`` and ``response``, tokenised apart so that the prompt has the ids it was sampled
-    from, with end-of-text at the end.
-
-    A row longer than ``max_length`` loses the end of its response, and with it end-of-text, so that the model
-    does not learn to stop there. Raises :class:`~repro.errors.UserError` where the prompt alone fills it.
+    A response that ends beyond ``max_length`` loses its end, and with it end-of-text, so that the model does
+    not learn to stop there. Raises :class:`~repro.errors.UserError` where the prompt alone fills it.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer in {tokenizer.name_or_path} has no end-of-text token: set eos_token.")
@@ -48,8 +45,11 @@ def encode(tokenizer: Any, prompt: str, response: str, max_length: int) -> Row:
             f"A prompt has {len(before)} tokens and the trainer's max_length is {max_length}: raise it "
             f"or leave the problem out (it begins {prompt[:60]!r})."
         )
-    after = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return Row(tuple(before), tuple(after[: max_length - len(before)]))
+    after = [
+        [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for response in responses
+    ]
+    return Row(tuple(before), tuple(tuple(ids[: max_length - len(before)]) for ids in after))
 
 
 class Trainer(Protocol):
@@ -58,8 +58,8 @@ class Trainer(Protocol):
     def train(
         self,
         model_dir: Path,
-        batches: Sequence[Sequence[Row]] | Sequence[Sequence[PairRow]],
-        objective: SFT | DPO,
+        batches: Sequence[Sequence[Row]],
+        objective: Objective,
         optimizer: Optimizer,
         out_dir: Path,
         *,

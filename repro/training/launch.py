@@ -22,8 +22,8 @@ import repro
 from repro import files
 from repro.config import Training
 from repro.errors import RunFailed, UserError
-from repro.objectives import DPO, SFT, Optimizer
-from repro.training import PairRow, Row
+from repro.objectives import Objective, Optimizer
+from repro.training import Row
 
 POLL = 0.2  # seconds between looks at what the processes report
 
@@ -42,8 +42,8 @@ class LaunchedTrainer:
     def train(
         self,
         model_dir: Path,
-        batches: Sequence[Sequence[Row]] | Sequence[Sequence[PairRow]],
-        objective: SFT | DPO,
+        batches: Sequence[Sequence[Row]],
+        objective: Objective,
         optimizer: Optimizer,
         out_dir: Path,
         *,
@@ -55,12 +55,12 @@ class LaunchedTrainer:
         states: Path | None = None,
     ) -> float:
         """See :class:`repro.training.Trainer`."""
-        index: dict[Row | PairRow, int] = {}
+        index: dict[Row, int] = {}
         numbers = [[index.setdefault(row, len(index)) for row in batch] for batch in batches]
         job = {
             "training": self.settings.model_dump(mode="json"),
             "model_dir": str(model_dir.resolve()),
-            "rows": [[getattr(row, name) for name in row.__dataclass_fields__] for row in index],
+            "rows": [[row.prompt, row.responses] for row in index],
             "batches": numbers,
             "objective": type(objective).__name__,
             "settings": objective.model_dump(),

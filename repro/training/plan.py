@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repro.objectives import Optimizer
-from repro.training import PairRow, Row
+from repro.training import Row
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # columns of DPO's rows
 
@@ -36,7 +36,7 @@ class Plan:
     @classmethod
     def of(
         cls,
-        batches: Sequence[Sequence[Row]] | Sequence[Sequence[PairRow]],
+        batches: Sequence[Sequence[Row]],
         micro_batch: int | None,
         processes: int,
         pad: int,
@@ -44,18 +44,20 @@ class Plan:
         seed: int,
         before: int,
         horizon: int,
+        reference: bool = False,
     ) -> Plan:
-        """The plan of a call; ``micro_batch`` is the number of rows in a pass, at most."""
+        """The plan of a call; ``micro_batch`` is the number of rows in a pass, at most, and ``reference``
+        whether rows will have the reference's log-probabilities."""
         size = max(map(len, batches))
         parts = math.ceil(size / (micro_batch or size) / processes) * processes
-        index: dict[Row | PairRow, int] = {}
+        index: dict[Row, int] = {}
         steps = [
             [[index.setdefault(row, len(index)) for row in part] for part in split(batch, parts)]
             for batch in batches
         ]
-        filler = columns(Row((pad, pad), ()))
-        if isinstance(batches[0][0], PairRow):
-            filler = columns(PairRow((pad, pad), (), ())) | dict.fromkeys(REFERENCE, 0.0)
+        filler = columns(Row((pad, pad), ((),) * len(batches[0][0].responses)))
+        if reference:
+            filler |= dict.fromkeys(REFERENCE, 0.0)
         rows = [columns(row) for row in index]
         return cls(rows, filler, steps, processes, optimizer, seed, before, horizon)
 
@@ -114,9 +116,9 @@ def split(batch: Sequence[Any], parts: int) -> list[Sequence[Any]]:
     return [batch[len(batch) * k // parts : len(batch) * (k + 1) // parts] for k in range(parts)]
 
 
-def columns(row: Row | PairRow) -> dict[str, Any]:
-    """A row as TRL's collators read it."""
-    prompt = list(row.prompt)
-    if isinstance(row, Row):
-        return {"input_ids": prompt + list(row.response), "labels": [-100] * len(prompt) + list(row.response)}
-    return {"prompt_ids": prompt, "chosen_ids": list(row.chosen), "rejected_ids": list(row.rejected)}
+def columns(row: Row) -> dict[str, Any]:
+    """A row as TRL's collators read it: of an example, of a pair."""
+    prompt, responses = list(row.prompt), [list(response) for response in row.responses]
+    if len(responses) == 1:
+        return {"input_ids": prompt + responses[0], "labels": [-100] * len(prompt) + responses[0]}
+    return {"prompt_ids": prompt, "chosen_ids": responses[0], "rejected_ids": responses[1]}

@@ -26,9 +26,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from repro.config import LoRA
 from repro.errors import RunFailed, UserError
-from repro.objectives import DPO, SFT, Optimizer
+from repro.objectives import DPO, Objective, Optimizer
 from repro.seeds import stream_seed
-from repro.training import PairRow, Row, checkpoints, learning_rate_factor
+from repro.training import Row, checkpoints, learning_rate_factor
 from repro.training.plan import REFERENCE, Plan
 
 
@@ -239,8 +239,8 @@ class TRLTrainer:
     def train(
         self,
         model_dir: Path,
-        batches: Sequence[Sequence[Row]] | Sequence[Sequence[PairRow]],
-        objective: SFT | DPO,
+        batches: Sequence[Sequence[Row]],
+        objective: Objective,
         optimizer: Optimizer,
         out_dir: Path,
         *,
@@ -270,7 +270,9 @@ class TRLTrainer:
         model, tokenizer = checkpoints.load_model(base, "flash_attention_2" if varlen else None)
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
-        plan = Plan.of(batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon)
+        plan = Plan.of(
+            batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon, objective.reference
+        )
         state, facts = checkpoints.load_state(states)
         if state:
             plan.resume(**facts)
@@ -285,16 +287,16 @@ class TRLTrainer:
         }
         settings = self._settings(plan, out_dir)
         trainer: PlannedTrainer
-        if isinstance(objective, SFT):
-            trainer = PlannedSFT(
-                args=SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}),
-                data_collator=DataCollatorForLanguageModeling(pad, padding_free=self.padding_free),
-                **parts,
-            )
-        else:
+        if isinstance(objective, DPO):
             trainer = PlannedDPO(
                 args=DPOConfig(**settings, **dpo_settings(objective), precompute_ref_log_probs=True),
                 data_collator=DataCollatorForPreference(pad),
+                **parts,
+            )
+        else:
+            trainer = PlannedSFT(
+                args=SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}),
+                data_collator=DataCollatorForLanguageModeling(pad, padding_free=self.padding_free),
                 **parts,
             )
         if state:

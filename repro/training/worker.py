@@ -17,8 +17,8 @@ from typing import Any
 from repro import files
 from repro.config import Training
 from repro.errors import UserError
-from repro.objectives import DPO, SFT, Optimizer
-from repro.training import PairRow, Row, trainer_for
+from repro.objectives import OBJECTIVES, Optimizer
+from repro.training import Row, trainer_for
 
 
 def main(folder: Path) -> None:
@@ -39,8 +39,7 @@ def _end_with_the_caller() -> None:
 
 
 def _train(job: dict[str, Any], steps: Path) -> float:
-    pairs = job["objective"] == "DPO"
-    rows = [(PairRow if pairs else Row)(*map(tuple, row)) for row in job["rows"]]
+    rows = [Row(tuple(prompt), tuple(map(tuple, responses))) for prompt, responses in job["rows"]]
     with open(steps, "a") as file:
 
         def on_step(step: int, loss: float) -> None:
@@ -49,8 +48,8 @@ def _train(job: dict[str, Any], steps: Path) -> float:
 
         return trainer_for(Training.model_validate(job["training"])).train(
             Path(job["model_dir"]),
-            [[rows[i] for i in batch] for batch in job["batches"]],  # type: ignore[misc]
-            (DPO if pairs else SFT).model_validate(job["settings"]),
+            [[rows[i] for i in batch] for batch in job["batches"]],
+            OBJECTIVES[job["objective"]].model_validate(job["settings"]),
             Optimizer.model_validate(job["optimizer"]),
             Path(job["out_dir"]),
             snapshots={int(step): Path(path) for step, path in job["snapshots"].items()},

@@ -18,8 +18,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from repro.records import Role
-from repro.statistics import ALPHA, INSIDE, Analysis, Difference, Row, X
-from repro.tables import MINUS, account_means, by_score, flop_unit, flops, references, stem, tier_title
+from repro.reporting.analysis import Analysis, Difference
+from repro.reporting.results import Row, X
+from repro.reporting.statistics import ALPHA
+from repro.reporting.tables import (
+    MINUS,
+    account_means,
+    by_score,
+    flop_unit,
+    flops,
+    references,
+    stem,
+    tier_title,
+)
+from repro.schema import INSIDE
 
 _COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",

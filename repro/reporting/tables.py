@@ -18,7 +18,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from repro.records import Role
-from repro.statistics import INSIDE, OUTSIDE, Analysis, Benchmark, Difference, Estimate, Row, X
+from repro.reporting.analysis import Analysis, Difference, Estimate
+from repro.reporting.results import Benchmark, Row, X
+from repro.schema import INSIDE, OUTSIDE
 
 KIND = {
     Role.METHOD: "method",

@@ -22,12 +22,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from repro import plan, shapes
 from repro.config import Folder, HubModel, JsonlProblems, RewardModel, Study, load_study
 from repro.discovery import ROOT, load_method, method_ids
 from repro.errors import UserError
-from repro.hardware import GIB
 from repro.layout import Layout
+from repro.planning import plan, shapes
+from repro.planning.hardware import GIB
 
 PYPROJECT = ROOT / "pyproject.toml"
 

@@ -9,10 +9,12 @@ import base64
 import html
 from pathlib import Path
 
-from repro.figures import all_figures
 from repro.files import write_bytes, write_text
-from repro.statistics import BOOTSTRAPS, FLIPS, Analysis, Benchmark, Study, load
-from repro.tables import Table, all_tables, flops
+from repro.reporting.analysis import Analysis
+from repro.reporting.figures import all_figures
+from repro.reporting.results import Benchmark, Study, load
+from repro.reporting.statistics import BOOTSTRAPS, FLIPS
+from repro.reporting.tables import Table, all_tables, flops
 
 _CAPTIONS = {
     "accuracy": "Accuracy against spent FLOPs, with 95 % intervals.",

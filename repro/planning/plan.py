@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from repro import profiles, shapes
+from repro import profiles
 from repro.config import BenchmarkName, HubModel, LadderProblems, Study, WarmStart
 from repro.discovery import ROOT, load_method, method_ids
 from repro.errors import UserError
@@ -33,11 +33,12 @@ from repro.flops import (
     sample_tally,
     sequence_tally,
 )
-from repro.hardware import GIB, GPUS
 from repro.layout import Layout
 from repro.method import DPO, Method
+from repro.planning import shapes
+from repro.planning.hardware import GIB, GPUS
+from repro.planning.power import detectable
 from repro.records import Role
-from repro.statistics import detectable
 
 ROWS = {"gsm8k": 1319, "math": 5000, "math500": 500, "aime24": 30, "amc23": 40}  # of the benchmarks
 POCKET = ROOT / "results" / "pocket" / "records"  # where the shares of sampling and training were measured
@@ -148,7 +149,7 @@ class Plan:
         return sum(getattr(run, account) for run in self.runs)
 
     def hours(self, gpu: str, mfu: float = MFU, sampling_use: float = SAMPLING_USE) -> dict[str, float]:
-        """GPU-hours of the whole study on one of :data:`repro.hardware.GPUS`, by account."""
+        """GPU-hours of the whole study on one of :data:`repro.planning.hardware.GPUS`, by account."""
         uses = {"train": mfu, "reward": mfu, "evaluate": sampling_use}
         uses["sample"] = 1 / (self.prefill / mfu + (1 - self.prefill) / sampling_use)
         return {name: self.total(name) / (GPUS[gpu].flops * use) / 3600 for name, use in uses.items()}
@@ -184,7 +185,7 @@ class _Planner:
         disk = self._disk(runs, benchmarks)
         self._assume(
             f"power: accuracies near {ACCURACY:.0%}, differences paired by problem, tests at 5 %, two-sided; "
-            f"training seeds spread the log-odds by {SEED_NOISE:g} (repro.statistics.detectable)"
+            f"training seeds spread the log-odds by {SEED_NOISE:g} (repro.planning.power)"
         )
         return Plan(
             f"{study.title} ({study.name})", model, study.gpus, runs, benchmarks, memory, disk, steps,

@@ -1,0 +1,38 @@
+"""The power of a comparison: how likely a true gain is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from repro.reporting.statistics import LEVEL
+
+
+def detectable(
+    problems: int,
+    k: int,
+    *,
+    gain: float = 0.05,
+    accuracy: float = 0.35,
+    seeds: int = 1,
+    seed_noise: float = 0.0,
+) -> float:
+    """The power to see that one method is better by ``gain`` on a benchmark of ``problems`` problems: the
+    probability that the paired difference exceeds 1.96 standard errors.
+
+    Supposed, with p the chance to solve a problem: p ~ Beta(``accuracy``, 1 - ``accuracy``) over problems,
+    which makes many of them nearly hopeless or nearly sure, as benchmarks are; the gain is one shift of all
+    log-odds, so sure and hopeless problems gain nothing; ``k`` samples of each problem for each of ``seeds``
+    training seeds, whose own spread is ``seed_noise`` in log-odds. Then, to first order, the difference has
+    the variance
+
+        (2 E[p(1-p)] / (k seeds) + s^2 Var[p(1-p)]) / problems + 2 (seed_noise E[p(1-p)])^2 / seeds
+
+    with the shift s = gain / E[p(1-p)].
+    """
+    a, b = accuracy, 1 - accuracy
+    spread = a * b / 2  # E[p(1-p)]
+    varied = a * (a + 1) * b * (b + 1) / 24 - spread**2  # Var[p(1-p)]
+    variance = (2 * spread / (k * seeds) + (gain / spread) ** 2 * varied) / problems
+    variance += 2 * (seed_noise * spread) ** 2 / seeds
+    return float(ndtr(gain / np.sqrt(variance) - ndtri((1 + LEVEL) / 2)))
