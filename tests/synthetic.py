@@ -52,6 +52,9 @@ def facts_of(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+ONE_TIER = facts_of()["benchmarks"][0] | {"tiers": ["1"]}  # the tier of what :func:`solved` makes
+
+
 def write(
     folder: Path,
     facts: Mapping[str, Any],

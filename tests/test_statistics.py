@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import BUDGETS, ROWS, Made, facts_of, run_line, seal, solved, write, write_records
+from synthetic import BUDGETS, ONE_TIER, ROWS, Made, facts_of, run_line, seal, solved, write, write_records
 
 from repro.method import Role
 from repro.planning.power import detectable
@@ -187,8 +187,7 @@ def test_seed_variance_finds_what_was_put_in() -> None:
 def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
     """The analysis of methods at one budget, given how many of 4 samples each solves: [seed][problem]."""
     seeds = range(len(next(iter(solved_of.values()))))
-    one = facts_of()["benchmarks"][0] | {"tiers": ["1"]}
-    facts = facts_of(budgets=[1000], seeds=list(seeds), benchmarks=[one])
+    facts = facts_of(budgets=[1000], seeds=list(seeds), benchmarks=[ONE_TIER])
     runs = [run_line(method, seed, 1000) for method in solved_of for seed in seeds]
     samples = [
         sample
@@ -200,9 +199,9 @@ def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
 
 
 def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
-    """Five rows, each with 1, 2 and 3 of 4 samples right on every problem in seeds 0, 1 and 2. Problems do not
-    differ, so all there is is the spread between seeds: the variance of (.25, .5, .75) is 1/16, pooled over
-    5 * (3 - 1) = 10 degrees of freedom, and that of the mean of three seeds 1/48. t(.975, 10) = 2.228, so the
+    """Five rows, each with 1, 2 and 3 of 4 samples right on every problem in seeds 0, 1 and 2. Problems do
+    not differ, so all there is is the spread between seeds: the variance of (.25, .5, .75) is 1/16, pooled
+    over 5 * (3 - 1) = 10 degrees of freedom, and that of the mean of three seeds 1/48. t(.975, 10) = 2.228, so the
     interval is .5 +- 2.228 * .1443 = .5 +- .3216; with 1/16 it would be +- .557."""
     found = analysed(tmp_path, {name: [[n] * 4 for n in (1, 2, 3)] for name in "abcde"}).accuracy("a", 1000)
     assert isinstance(found, Estimate) and found.mean == 0.5
@@ -226,8 +225,8 @@ def test_a_difference_is_paired_by_problem_and_by_seed(tmp_path: Path) -> None:
 
 
 def test_a_difference_has_the_noise_of_both_rows(tmp_path: Path) -> None:
-    """Seeds on which a and b swap places: scores .25 and .75, .75 and .25 on every problem. Less what a seed's
-    rows share (.5), each is -.25 and .25, or the reverse: squares 4/16 over (2 - 1) rows * (2 - 1) seeds = 1
+    """Seeds on which a and b swap places: scores .25 and .75, .75 and .25 on every problem. Less what the
+    rows of a seed share (.5), each is -.25 and .25, or the reverse: squares 4/16 over (2 - 1) rows * (2 - 1) seeds = 1
     degree of freedom give a variance of 1/4 a row and seed; of the difference of two means of two seeds
     2 * 1/4 / 2 = 1/4. t(.975, 1) = 12.71: the interval is 0 +- 6.35, and nothing is found."""
     found = analysed(tmp_path, {"a": [[1] * 6, [3] * 6], "b": [[3] * 6, [1] * 6]}).difference("a", "b", 1000)
@@ -238,7 +237,7 @@ def test_a_difference_has_the_noise_of_both_rows(tmp_path: Path) -> None:
 
 def test_ranks_are_corrected_for_all_their_pairs(tmp_path: Path) -> None:
     """Of 6 problems, a solves 3 of 4 samples, b 2 and c 1, in the one seed: each pair has the p-value of 2 of
-    2^6 sign patterns, .031. Alone, a pair is significant; of three, Holm makes it .094, and nobody is ahead."""
+    2^6 sign patterns, .031. Alone, a pair is significant; of three, Holm makes it .094, and none is ahead."""
     counts = {"a": [[3] * 6], "b": [[2] * 6], "c": [[1] * 6]}
     two = analysed(tmp_path / "two", {name: counts[name] for name in "ab"})
     assert two.ranks == {"a": (1, 1), "b": (2, 2)}

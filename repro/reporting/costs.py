@@ -171,7 +171,7 @@ def machine(analysis: Analysis) -> Table:
     What was not measured stays blank."""
     study, top = analysis.study, analysis.study.top
     there = {line["account"] for line in study.machine if line["method"]}
-    accounts = [account for account in MACHINE_ACCOUNTS if account in there]
+    accounts = [account for account in MACHINE_ACCOUNTS if account in there - {WASTED}]
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
     columns = [*(f"{account.capitalize()}\n(s)" for account in accounts), "Energy\n(kJ)", "FLOPs\nwasted",
@@ -182,29 +182,31 @@ def machine(analysis: Analysis) -> Table:
             continue
         runs = [study.clocked(row.method, seed, top) for seed in study.seeds]
         lines = [line for run in runs for line in run]
-        shown = []
-        for account in accounts:
-            seconds = _mean_of(runs, account, "seconds")
-            wasted = _sum(line["flops"] for line in lines if line["account"] == account == WASTED)
-            shown.append("" if seconds is None else significant(seconds))
-            data.append({"method": row.method, "title": row.title, "account": str(account),
-                         "seconds": seconds, "joules": _mean_of(runs, account, "joules"),
-                         "flops_wasted": wasted, "devices": "; ".join(_devices(lines))})  # fmt: skip
-        joules = _sum(_sum(line["joules"] for line in run) for run in runs)
         wasted = _sum(line["flops"] for line in lines if line["account"] == WASTED)
-        shown.append("" if joules is None else significant(joules / len(runs) / 1000))
-        shown.append("" if wasted is None else flops(wasted))
-        shown.append("; ".join(_devices(lines)))
+        devices = "; ".join(_devices(lines))
+        seconds, joules = (
+            [_mean_of(runs, account, column) for account in accounts] for column in ("seconds", "joules")
+        )
+        measured = _sum(value for value in joules if value is not None)
+        shown = ["" if value is None else significant(value) for value in seconds]
+        shown.append("" if measured is None else significant(measured / 1000))
+        shown += ["" if wasted is None else flops(wasted), devices]
         cells.append({"Method": row.title} | dict(zip(columns, shown, strict=True)))
+        at = {"method": row.method, "title": row.title, "devices": devices}
+        data += [
+            at | {"account": str(account), "seconds": s, "joules": j, "flops": None}
+            for account, s, j in zip(accounts, seconds, joules, strict=True)
+        ]
+        data.append(at | {"account": WASTED, "seconds": None, "joules": None, "flops": wasted})
     notes = [
-        f"Up to the top budget of {flops(top)}, mean over seeds; blank where it was not measured. Equal "
-        "FLOPs are not equal time. FLOPs wasted: lost in crashes and done again, over all seeds; charged to "
-        "no budget."
+        f"Up to the top budget of {flops(top)}, mean over seeds; blank where it was not measured, "
+        "and the energy is of the accounts where it was. Equal FLOPs are not equal time. FLOPs wasted: lost "
+        "in crashes and done again, over all seeds; charged to no budget."
     ]
     warm = [line for line in study.machine if line["account"] == Account.WARM_START]
-    seconds = _sum(line["seconds"] for line in warm)
-    if seconds is not None:
-        notes.append(f"The warm start took {significant(seconds)} s on {', '.join(_devices(warm))}.")
+    took = _sum(line["seconds"] for line in warm)
+    if took is not None:
+        notes.append(f"The warm start took {significant(took)} s on {', '.join(_devices(warm))}.")
     return table_of(study, "machine", "Cost of the machine", cells, data, notes)
 
 
