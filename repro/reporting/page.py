@@ -90,7 +90,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
     about |= {
         "Statistics": f"{BOOTSTRAPS:,} bootstrap draws, {FLIPS:,} sign flips, fixed seed",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
-        "Records": f"digest {facts.digest}; `repro verify` counts every FLOP in them anew",
+        "Records": f"digest {facts.digest}; repro verify counts every FLOP in them anew",
     }
     papers = {row.title: row.paper for row in study.rows if row.paper}
     shown = {table.name: f"<section>\n{table.html()}</section>\n" for table in tables}

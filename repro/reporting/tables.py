@@ -73,7 +73,8 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
         cells.append(cell)
         data.append(plain)
-    notes = [
+    notes = [caveat(study)] * study.preliminary
+    notes += [
         f"{a.benchmark.title}: {a.benchmark.metric}, over {len(a.benchmark.tier_of):,} problems."
         for a in analyses
     ]
@@ -132,8 +133,7 @@ def _with_interval(study: Study) -> str:
 def _row_notes(study: Study) -> list[str]:
     """What is to be known of a leaderboard's rows, and of all of them together."""
     one = "One training seed: intervals and tests cover problems and samples, not training."
-    notes = [caveat(study)] * study.preliminary + [one] * (len(study.seeds) == 1)
-    return notes + [f"{row.title}: {row.note}" for row in study.rows if row.note]
+    return [one] * (len(study.seeds) == 1) + [f"{row.title}: {row.note}" for row in study.rows if row.note]
 
 
 def _titled(title: str, analysis: Analysis) -> str:
@@ -174,6 +174,7 @@ def leaderboard(analysis: Analysis) -> Table:
         data.append(plain)
 
     notes = [
+        *[caveat(study)] * study.preliminary,
         f"Score: {analysis.benchmark.metric}, in percent, {_with_interval(study)}.",
         "Δ: paired difference at the top budget in percentage points, with its 95 % interval and the p-value "
         "of a sign-flip test after Holm's correction within the column.",
