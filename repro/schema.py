@@ -42,8 +42,9 @@ LEDGER = {
     "shape": str, **dict.fromkeys(TALLY, int), "flops": int, "papers_flops": int,
 }  # fmt: skip
 VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
-# What the machine took, by account: it differs from machine to machine, and nothing else in the records does.
-# `budget` is as in the ledger. `flops` are those that `wasted` lost in crashes and did again.
+# What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and
+# nothing else in the records does. `flops` are those lost in crashes and done again; joules are blank where
+# nothing measures them.
 MACHINE = {
     "method": str, "seed": int, "budget": int, "account": str, "device": str, "seconds": float,
     "joules": float, "flops": int,

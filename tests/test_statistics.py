@@ -201,8 +201,8 @@ def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
 def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
     """Five rows, each with 1, 2 and 3 of 4 samples right on every problem in seeds 0, 1 and 2. Problems do
     not differ, so all there is is the spread between seeds: the variance of (.25, .5, .75) is 1/16, pooled
-    over 5 * (3 - 1) = 10 degrees of freedom, and that of the mean of three seeds 1/48. t(.975, 10) = 2.228, so
-    the interval is .5 +- 2.228 * .1443 = .5 +- .3216; with 1/16 it would be +- .557."""
+    over 5 * (3 - 1) = 10 degrees of freedom, and that of the mean of three seeds 1/48. t(.975, 10) = 2.228: the
+    interval is .5 +- 2.228 * .1443 = .5 +- .3216; with 1/16 it would be +- .557."""
     found = analysed(tmp_path, {name: [[n] * 4 for n in (1, 2, 3)] for name in "abcde"}).accuracy("a", 1000)
     assert isinstance(found, Estimate) and found.mean == 0.5
     # Drawn, not computed: each end is within a tenth of the width.
@@ -226,8 +226,8 @@ def test_a_difference_is_paired_by_problem_and_by_seed(tmp_path: Path) -> None:
 
 def test_a_difference_has_the_noise_of_both_rows(tmp_path: Path) -> None:
     """Seeds on which a and b swap places: scores .25 and .75, .75 and .25 on every problem. Less what the
-    rows of a seed share (.5), each is -.25 and .25, or the reverse: squares 4/16 over (2 - 1) rows * (2 - 1)
-    seeds = 1 degree of freedom give a variance of 1/4 a row and seed; of the difference of two means of two seeds
+    rows of a seed share (.5), each is -.25 and .25, or the reverse: squares 4/16 over (2 - 1) * (2 - 1) = 1
+    degree of freedom give a variance of 1/4 a row and seed; of the difference of two means of two seeds
     2 * 1/4 / 2 = 1/4. t(.975, 1) = 12.71: the interval is 0 +- 6.35, and nothing is found."""
     found = analysed(tmp_path, {"a": [[1] * 6, [3] * 6], "b": [[3] * 6, [1] * 6]}).difference("a", "b", 1000)
     assert isinstance(found, Difference) and found.mean == 0
