@@ -201,7 +201,7 @@ def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
 def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
     """Five rows, each with 1, 2 and 3 of 4 samples right on every problem in seeds 0, 1 and 2. Problems do
     not differ, so all there is is the spread between seeds: the variance of (.25, .5, .75) is 1/16, pooled
-    over 5 * (3 - 1) = 10 degrees of freedom, and that of their mean 1/48. t(.975, 10) = 2.228, so the interval
+    over 5 * (3 - 1) = 10 degrees of freedom; that of their mean is 1/48. t(.975, 10) = 2.228, so the interval
     is .5 +- 2.228 * .1443 = .5 +- .3216; with 1/16 it would be +- .557."""
     found = analysed(tmp_path, {name: [[n] * 4 for n in (1, 2, 3)] for name in "abcde"}).accuracy("a", 1000)
     assert isinstance(found, Estimate) and found.mean == 0.5

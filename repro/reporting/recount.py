@@ -56,6 +56,7 @@ def recount(records: Path) -> Recount:
             raise
         found.differences.append(str(error))
         return found
+    path = records / "ledger.csv"
     shapes = shapes_of(facts, records / "study.json")
     for line in study.ledger:
         found.lines[line["account"]] += 1
@@ -63,32 +64,15 @@ def recount(records: Path) -> Recount:
         for name, price in _PRICES.items():
             count = price(shapes[line["shape"]], tally, line["passes"])
             getattr(found, name)[line["account"]] += count
-            found.differences += _compare(records / "ledger.csv", line, name, count)
+            found.differences += _compare(path, line, name, count)
+    found.differences += _out_of_order(path, study)
     samples = read_samples(records / "samples.parquet")
-    found.runs, found.samples = len(study.runs), len(samples)
     drawn = samples.groupby(["method", "seed", "budget"], observed=True)["tokens"].agg(["size", "sum"])
     sampled = {key: (int(n), int(tokens)) for key, n, tokens in drawn.itertuples(name=None)}
+    found.runs, found.samples = len(study.runs), len(samples)
     for run in study.runs:
-        path = records / "runs.csv"
-        due = {"use": run["spent"] / run["budget"]}
-        wrong = [f"spent {run['spent']} of a budget of {run['budget']}"] * (run["spent"] > run["budget"])
-        if run["status"] == "ok":
-            entries = study.entries(run["method"], run["seed"], run["budget"])
-            inside = [line for line in entries if line["account"] in INSIDE]
-            due |= {name: sum(line[key] for line in inside) for name, key in _SUMS.items()}
-            charged = [line for line in entries if line["account"] == Account.EVALUATE]
-            has = sampled.get((run["method"], run["seed"], run["budget"]), (0, 0))
-            counts = tuple(sum(line[name] for line in charged) for name in ("sequences", "completion_tokens"))
-            if has != counts:
-                wrong.append(
-                    f"samples.parquet has {has[0]} samples of {has[1]} tokens, and the ledger charges "
-                    f"{counts[0]} of {counts[1]} to `evaluate`"
-                )
-            wrong += _impossible(study, run, inside)
-        for name, value in due.items():
-            found.differences += _compare(path, run, name, value)
-        found.differences += [f"{path}, line {run['line']}: {one}" for one in wrong]
-    found.differences += _out_of_order(records / "ledger.csv", study)
+        key = run["method"], run["seed"], run["budget"]
+        found.differences += _of_run(records / "runs.csv", study, run, sampled.get(key, (0, 0)))
     for line in study.visits:
         if line["problems"] > min(line["trained"], line["pool"]):
             where = f"{records / 'visits.csv'}, line {line['line']}"
@@ -96,10 +80,32 @@ def recount(records: Path) -> Recount:
     return found
 
 
-def _compare(path: Path, line: Line, column: str, due: Any) -> list[str]:
-    if line[column] == due:
-        return []
-    return [f"{path}, line {line['line']}: {column} is {line[column]} and should be {due}"]
+def _of_run(path: Path, study: Study, run: Line, sampled: tuple[int, int]) -> Iterator[str]:
+    """What a line of runs.csv says that the ledger does not; ``sampled`` are its samples and their tokens."""
+    where = f"{path}, line {run['line']}"
+    yield from _compare(path, run, "use", run["spent"] / run["budget"])
+    if run["spent"] > run["budget"]:
+        yield f"{where}: spent {run['spent']} of a budget of {run['budget']}"
+    if run["status"] != "ok":
+        return
+    entries = study.entries(run["method"], run["seed"], run["budget"])
+    inside = [line for line in entries if line["account"] in INSIDE]
+    for name, column in _SUMS.items():
+        yield from _compare(path, run, name, sum(line[column] for line in inside))
+    evaluated = [line for line in entries if line["account"] == Account.EVALUATE]
+    charged = tuple(sum(line[name] for line in evaluated) for name in ("sequences", "completion_tokens"))
+    if sampled != charged:
+        yield (
+            f"{where}: samples.parquet has {sampled[0]} samples of {sampled[1]} tokens, and the ledger charges "
+            f"{charged[0]} of {charged[1]} to `evaluate`"
+        )
+    for lack in _impossible(study, run, inside):
+        yield f"{where}: {lack}"
+
+
+def _compare(path: Path, line: Line, column: str, due: float) -> Iterator[str]:
+    if line[column] != due:
+        yield f"{path}, line {line['line']}: {column} is {line[column]} and should be {due}"
 
 
 def _impossible(study: Study, run: Line, inside: list[Line]) -> Iterator[str]:
