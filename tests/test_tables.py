@@ -312,6 +312,14 @@ def test_the_cost_of_the_machine_leaves_blank_what_is_unknown(tmp_path: Path) ->
     assert nothing.tolist() == ["Good", "", "", ""]
 
 
+def test_no_mean_is_taken_over_the_machines_that_were_measured(records: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(records, tmp_path / "records")
+    lines = pd.read_csv(copied / "machine.csv")
+    lines[(lines.method != "good") | (lines.seed != 1)].to_csv(copied / "machine.csv", index=False)
+    shown = machine(Analysis(load(seal(copied)))).cells.set_index("Method")["Train\n(s)"]
+    assert (shown["GOOD"], shown["WEAK"]) == ("", "10.0")
+
+
 def test_a_run_outside_its_budget_or_with_a_wrong_ledger_is_flagged(records: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(records, tmp_path / "records")
     runs = pd.read_csv(copied / "runs.csv")
