@@ -192,7 +192,7 @@ def write_records(
                 samples += drawn
                 machine += [
                     {"method": row.method, "seed": seed, "budget": budget, "account": account,
-                     "device": "CPU", "seconds": seconds, "joules": "", "flops": ""}
+                     "device": "CPU", "seconds": seconds, "joules": "", "flops": 0}
                     for account, seconds in (("train", 2.5), ("evaluate", 1.0))
                     if account == "evaluate" or inside
                 ]  # fmt: skip

@@ -294,7 +294,7 @@ def test_the_base_is_not_marked_for_having_no_step(out: Path) -> None:
 
 def test_the_cost_of_the_machine_leaves_blank_what_is_unknown(tmp_path: Path) -> None:
     def line(budget: int, account: str, **numbers: float) -> dict[str, object]:
-        blank = {"seconds": "", "joules": "", "flops": ""}
+        blank = {"seconds": "", "joules": "", "flops": 0}
         return {"method": "good", "seed": 0, "budget": budget, "account": account, "device": "CPU | 2 cores",
                 **blank, **numbers}  # fmt: skip
 
@@ -305,7 +305,7 @@ def test_the_cost_of_the_machine_leaves_blank_what_is_unknown(tmp_path: Path) ->
     shown = machine(made(tmp_path / "one", [], runs, machine=lines)).cells.iloc[0]
     # verify: its seconds are not known; the energy is that of the others
     assert shown.tolist() == ["Good", "3.50", "0.250", "", "1.00", "48.0 FLOP", "CPU | 2 cores"]
-    unmeasured = [one | {"joules": ""} for one in lines[:4]]
+    unmeasured = [one | {"joules": "", "flops": ""} for one in lines[:4]]
     shown = machine(made(tmp_path / "two", [], runs, machine=unmeasured)).cells.iloc[0]
     assert shown.tolist() == ["Good", "3.50", "0.250", "", "", "CPU | 2 cores"]
     nothing = machine(made(tmp_path / "three", [], runs)).cells.iloc[0]

@@ -182,7 +182,7 @@ def machine(analysis: Analysis) -> Table:
             continue
         runs = [study.clocked(row.method, seed, top) for seed in study.seeds]
         lines = [line for run in runs for line in run]
-        wasted = _sum(line["flops"] for line in lines if line["account"] == WASTED)
+        wasted = _sum(line["flops"] for line in lines)
         devices = "; ".join(_devices(lines))
         seconds, joules = (
             [_mean_of(runs, account, column) for account in accounts] for column in ("seconds", "joules")

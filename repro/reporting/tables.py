@@ -124,9 +124,8 @@ def _headline(study: Study) -> str:
 
 def _with_interval(study: Study) -> str:
     seeds = len(study.seeds)
-    return (
-        f"mean over {seeds} training seed{'s' * (seeds > 1)}, "
-        f"with its 95 % interval over problems, samples{' and training seeds' * (seeds > 1)}"
+    return f"mean over {seeds} training seed{'s' * (seeds > 1)}, with its 95 % interval over problems" + (
+        ", samples and training seeds" if seeds > 1 else " and samples"
     )
 
 
