@@ -108,6 +108,3 @@ class Facts(_Facts):
     command: str
     files: dict[str, str]  # each of :data:`FILES` -> its SHA-256
     digest: str  # :func:`repro.files.digest` of all the rest
-
-
-FACTS = tuple(Facts.model_fields)

@@ -273,7 +273,7 @@ def test_stranded_spend_by_hand(tmp_path: Path) -> None:
     planned = [run | {"plans": 1} for run in runs]  # of 2000 only its own two lines count now
     table = stranded(made(tmp_path / "two", ledger, planned))
     assert table.data.stranded.tolist() == [20 * 8, 29 * 8]
-    assert any(note.endswith("is stranded: Good.") for note in table.notes)
+    assert any(note.endswith("to strand nothing: Good.") for note in table.notes)
 
 
 def test_a_score_without_a_training_step_is_marked(tmp_path: Path) -> None:

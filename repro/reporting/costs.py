@@ -116,8 +116,8 @@ def stranded(analysis: Analysis) -> Table:
     planning = [row.title for row in study.rows if row.plans]
     if planning:
         notes.append(
-            "Rows that plan from their budget have a run for each, which ends in training, so that nothing "
-            f"is stranded: {', '.join(planning)}."
+            "Rows that plan from their budget have a run for each, planned to end in training and to strand "
+            f"nothing: {', '.join(planning)}."
         )
     return table_of(study, "stranded", "Sampled and never trained on", cells, data, notes)
 
