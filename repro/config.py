@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -14,10 +14,17 @@ from repro.errors import UserError
 from repro.objectives import Optimizer
 
 T = TypeVar("T", bound=BaseModel)
+NUMBERS = 2  # raise when the suite's own code makes other numbers of the same settings
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    SPLIT: ClassVar[frozenset[str]] = frozenset()  # keys that say how work is split up, and change no number
+
+    def numbers(self) -> dict[str, Any]:
+        """The settings that numbers depend on, beyond rounding."""
+        return self.model_dump(mode="json", exclude=set(self.SPLIT))
 
 
 def _whole(value: Any) -> Any:
@@ -136,6 +143,8 @@ BaseModelSource = Annotated[WarmStart | RandomModel | Folder | HubModel, Field(d
 
 
 class Sampling(Section):
+    SPLIT: ClassVar[frozenset[str]] = frozenset({"batch_size", "chunk", "memory", "reuse"})
+
     engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: int = Field(default=512, gt=0)  # completions decoded together (transformers)
     chunk: int = Field(default=2048, gt=0)  # completions per journal entry: what a killed run loses at most
@@ -156,6 +165,10 @@ class LoRA(Section):
 
 
 class Training(Section):
+    SPLIT: ClassVar[frozenset[str]] = frozenset(
+        {"micro_batch", "gradient_checkpointing", "save_every", "keep_moments", "accelerate"}
+    )
+
     max_length: int = Field(default=2048, gt=0)  # tokens; a longer response loses its end
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the passes; weights and moments are float32
     micro_batch: int | None = Field(default=None, gt=0)  # rows or pairs in one pass; default: the batch
@@ -164,6 +177,7 @@ class Training(Section):
     lora: LoRA | None = None  # default: all weights are trained
     accelerate: Path | None = None  # config of `accelerate launch`: FSDP, DeepSpeed, processes
     save_every: int | None = Field(default=None, gt=0)  # steps after which a killed training call can go on
+    keep_moments: bool = True  # of a finished run: a higher budget then goes on where it ended
 
 
 class RewardModel(Section):

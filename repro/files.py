@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from repro.errors import UserError
 
 Log = logging.getLogger("repro.files")
+ORIGIN = "origin.json"  # in the folder of a base model: what it was made from
 COMPLETE = "COMPLETE.json"  # written last into a folder; lists the hash of each of its files
 
 
@@ -44,10 +45,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises UserError, naming the file, where it is missing or malformed."""
+def read_json(path: Path, keys: Sequence[str] = ()) -> Any:
+    """The value in a JSON file, a mapping with these ``keys`` if any are named. Raises UserError, naming the
+    file, where it is missing or malformed."""
     try:
-        return json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text())
+        if keys and not (isinstance(value, dict) and all(key in value for key in keys)):
+            raise UserError(f"{path} is damaged (it lacks {', '.join(keys)}); delete the file and run again")
+        return value
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `snakemake` to make it") from None
     except json.JSONDecodeError as error:
@@ -73,6 +78,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def digest(*values: Any) -> str:
     """A short digest of JSON-ready values; the same values give the same digest on every machine."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -94,6 +103,13 @@ def sealed(folder: Path) -> bool:
         return all(sha256(folder / name) == expected for name, expected in hashes.items())
     except (OSError, ValueError):
         return False
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the files at the top of a sealed model folder, as they were sealed: weights, config and
+    tokenizer, and neither its moments nor where it comes from."""
+    hashes: dict[str, str] = read_json(folder / COMPLETE)
+    return digest({name: value for name, value in hashes.items() if "/" not in name and name != ORIGIN})
 
 
 def prune(folder: Path, keep: Callable[[Path], bool]) -> None:

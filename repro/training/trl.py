@@ -7,7 +7,8 @@ make a step, how moments and schedule carry over, what is written, and that a lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from repro import files
 from repro.config import LoRA
 from repro.errors import RunFailed, UserError
 from repro.objectives import DPO, Objective, Optimizer
@@ -41,6 +43,7 @@ class Output:
     snapshots: Mapping[int, Path]
     states: Path | None
     save_every: int | None
+    keep_state: bool
     on_step: Callable[[int, float], None] | None
 
 
@@ -112,13 +115,26 @@ class PlannedTrainer(Trainer):
             loss = torch.tensor(plan.losses[-1], device=self.accelerator.device)
             plan.losses[-1] = self.accelerator.reduce(loss, "mean").item()
         if step in output.snapshots:
-            self.save(output.snapshots[step])
-        if output.states and output.save_every and step % output.save_every == 0 and step < len(plan.steps):
+            with self.building(output.snapshots[step]) as folder:
+                self.save(folder)
+        last = step == len(plan.steps)
+        due = output.keep_state if last else output.save_every and step % output.save_every == 0
+        if output.states and due:
             self.save_state(output.states)
         if output.on_step and self.accelerator.is_main_process:
             output.on_step(step, plan.losses[-1])
 
     # All processes take part in what the first one writes: they may hold shards of it.
+
+    @contextmanager
+    def building(self, folder: Path) -> Iterator[Path]:
+        """A folder that the first process seals once all have filled it."""
+        if self.accelerator.is_main_process:
+            with files.building(folder) as unfinished:
+                yield unfinished
+        else:
+            yield folder
+        self.accelerator.wait_for_everyone()
 
     def save(self, folder: Path, moments: bool = False) -> None:
         """Write a model folder."""
@@ -250,6 +266,7 @@ class TRLTrainer:
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
+        keep_state: bool = False,
     ) -> float:
         """See :class:`repro.training.Trainer`."""
         snapshots = snapshots or {}
@@ -278,7 +295,7 @@ class TRLTrainer:
             plan.resume(**facts)
         parts: dict[str, Any] = {
             "plan": plan,
-            "output": Output(tokenizer, base, snapshots, states, self.save_every, on_step),
+            "output": Output(tokenizer, base, snapshots, states, self.save_every, keep_state, on_step),
             "inherit": state or inherit,
             "model": model,
             "peft_config": self._adapter(),
