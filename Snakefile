@@ -14,6 +14,7 @@ from repro.config import NUMBERS, load_study
 from repro.discovery import load_method, method_ids
 from repro.errors import UserError
 from repro.files import lease
+from repro.schema import FILES
 from repro.verify import VERSION as VERIFIER
 
 STUDY_FILE = config.get("study", "benchmarks/studies/pocket.yaml")
@@ -171,7 +172,7 @@ rule collect:
         expand(f"{WORK}/runs/{{method}}-{{seed}}.json", method=METHODS, seed=STUDY.seeds),
         expand(f"{WORK}/evaluations/{{method}}-{{seed}}.{{kind}}", method=METHODS, seed=STUDY.seeds, kind=["parquet", "json"]),
     output:
-        expand(f"{RESULTS}/records/{{name}}", name=["runs.csv", "ledger.csv", "visits.csv", "samples.parquet", "study.json"]),
+        expand(f"{RESULTS}/records/{{name}}", name=[*FILES, "study.json"]),
     params:
         settings=settings("name", "title", "target_accuracies"),
     log:

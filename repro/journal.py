@@ -76,6 +76,7 @@ class Journal:
         took = [*(earlier["machine"] if earlier else []), {**machine(), "wasted": wasted}]
         entry = {"call": call, "value": value, "machine": took}
         write_text(path, json.dumps({**entry, "check": digest(entry)}, separators=(",", ":")))
+        at_work.unlink(missing_ok=True)
         self.machine += took
         return value
 

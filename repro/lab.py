@@ -12,7 +12,7 @@ import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -682,6 +682,8 @@ class Lab:
                 files.prune(model, _is_weights)
             else:
                 shutil.rmtree(model, ignore_errors=True)
+                with suppress(OSError):  # not empty
+                    model.parent.rmdir()
 
     def _rows(self, data: Data) -> list[Row]:
         return [self._encode(datum.problem, datum.responses) for datum in data]
