@@ -53,8 +53,10 @@ class PlannedTrainer(Trainer):
     model: Any
     optimizer: Any
 
-    def __init__(self, plan: Plan, output: Output, inherit: Path | None, **kwargs: Any) -> None:
-        self.plan, self.output, self.inherit = plan, output, inherit
+    def __init__(
+        self, plan: Plan, output: Output, inherit: Path | None, resumed: Path | None, **kwargs: Any
+    ) -> None:
+        self.plan, self.output, self.inherit, self.resumed = plan, output, inherit, resumed
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.add_callback(Hooks(self))
@@ -86,8 +88,10 @@ class PlannedTrainer(Trainer):
 
     def begin(self) -> None:
         """What comes before the first step, once model and optimizer are where they will be trained."""
-        if self.inherit is not None:
-            checkpoints.load_moments(self.inherit, self.model, self.optimizer)
+        if self.resumed is not None:
+            checkpoints.load_trained(self.model, self.resumed / checkpoints.STATE_WEIGHTS)
+        if moments := self.resumed or self.inherit:
+            checkpoints.load_moments(moments, self.model, self.optimizer)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -189,24 +193,24 @@ class PlannedDPO(PlannedTrainer, DPOTrainer):
         return dataset  # see `begin`; TRL goes through a file that outlives the call
 
     def begin(self) -> None:
-        """The reference's log-probabilities too, once per distinct pair: it is the model as it is now."""
-        super().begin()
+        """The reference's log-probabilities too, once per distinct pair: it is the model that the call starts
+        from. Those of a step's new pairs are computed together, so that a longer call computes the same."""
         self._shares = iter(self.plan.shares(self.accelerator.process_index))
         self._terms = list(zip(self.loss_types, self.loss_weights, strict=True))
-        if self.plan.resumed:
-            return  # they came with the state
         self.model.eval()
-        rows = sorted(self.plan.rows, key=lambda row: len(row["prompt_ids"]) + len(row["chosen_ids"]))
         size, process = self.plan.micro_batch, self.accelerator.process_index
         together = size * self.plan.processes
-        for start in range(0, len(rows), together):
-            part = rows[start : start + together]
-            own = part[process * size : (process + 1) * size]
-            if together > size:
-                own += [self.plan.filler] * (size - len(own))
-            sides = [self.accelerator.gather(side).tolist() for side in self._log_probabilities(own)]
-            for row, *both in zip(part, *sides, strict=False):  # filler comes last
-                row.update(zip(REFERENCE, both, strict=True))
+        for new in self.plan.first_visits():
+            rows = [row for row in new if REFERENCE[0] not in row]  # others came with the state
+            for start in range(0, len(rows), together):
+                part = rows[start : start + together]
+                own = part[process * size : (process + 1) * size]
+                if together > size:
+                    own += [self.plan.filler] * (size - len(own))
+                sides = [self.accelerator.gather(side).tolist() for side in self._log_probabilities(own)]
+                for row, *both in zip(part, *sides, strict=False):  # filler comes last
+                    row.update(zip(REFERENCE, both, strict=True))
+        super().begin()
 
     def _log_probabilities(self, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
         """Of the chosen and of the rejected side of each pair."""
@@ -296,7 +300,8 @@ class TRLTrainer:
         parts: dict[str, Any] = {
             "plan": plan,
             "output": Output(tokenizer, base, snapshots, states, self.save_every, keep_state, on_step),
-            "inherit": state or inherit,
+            "inherit": inherit,
+            "resumed": state,
             "model": model,
             "peft_config": self._adapter(),
             "train_dataset": Dataset.from_list(plan.rows[:1]),  # for TRL's checks; the rows are in the plan
@@ -316,9 +321,7 @@ class TRLTrainer:
                 data_collator=DataCollatorForLanguageModeling(pad, padding_free=self.padding_free),
                 **parts,
             )
-        if state:
-            checkpoints.load_trained(trainer.model, state / checkpoints.STATE_WEIGHTS)
-        elif base != model_dir:  # the adapter of an earlier call goes on
+        if base != model_dir:  # the adapter of an earlier call goes on
             checkpoints.load_trained(
                 trainer.model, model_dir / checkpoints.ADAPTER / checkpoints.ADAPTER_WEIGHTS
             )
