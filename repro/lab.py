@@ -154,6 +154,7 @@ class Lab:
         self._trained: Path | None = None  # the last training call's model, which holds its moments
         self._chain = 0  # optimizer steps behind these moments
         self._inherited = False  # whether any call went on from moments
+        self._open: TrainingCall | None = None  # one that a budget cut, and a higher one would go on with
         self._trainings: dict[Path, TrainingCall] = {}  # by their folders
         self._calls = 0
         self._spent = 0
@@ -468,7 +469,8 @@ class Lab:
                 lambda step: call.model(step) if step else policy,
                 steps=True,
             )
-            self._forget(keep_state=truncated)
+            self._open = call if truncated else None
+            self._forget()
             self.log("trained", steps=len(plan), loss=value["loss"])
             report = TrainReport(steps=len(plan), sequences=sum(map(len, plan)), loss=value["loss"])
         if truncated:
@@ -639,7 +641,7 @@ class Lab:
             self._restore(cut.model)
         self._free_sampler()
         self._close_scorer()
-        self._forget(keep_state=True)
+        self._forget()
         return self.cuts
 
     # -- state on disk ---------------------------------------------------------------------------------
@@ -663,22 +665,22 @@ class Lab:
         shutil.rmtree(call.states, ignore_errors=True)  # it would go on from there
         self._train(call, step, [], False, lambda step: None)
 
-    def _forget(self, keep_state: bool) -> None:
+    def _forget(self) -> None:
         """Remove what nothing will read again: of earlier calls all but budgets' checkpoints, and of those
         the moments. At the end of a run what it would go on from stays, where a higher budget may come."""
-        if not (keep_state and self._grows):
-            shutil.rmtree(self._folder / "unfinished" / f"{self._calls:06d}", ignore_errors=True)
         finished = len(self.cuts) == len(self._budgets)
-        cuts = {cut.model for cut in self.cuts}
-        whole: set[Path | None] = set()  # with moments
-        if not finished:
-            whole = {self._trained, self._model}
-        elif self._grows and self._inherited:
-            whole = {self._trained}
+        weights = {cut.model for cut in self.cuts}
+        whole = {self._trained, self._model} if not finished else set()  # with moments
+        if self._open and self._grows:
+            weights.add(self._open.source)
+            whole.add(self._open.inherit)
+        else:
+            shutil.rmtree(self._folder / "unfinished" / f"{self._calls:06d}", ignore_errors=True)
+            whole |= {self._trained} if self._grows and self._inherited else set()
         for model in (self._folder / "models").glob("[0-9]*/step-*"):
             if model in whole or int(model.parent.name) > self._calls - (not finished):
                 continue
-            if model in cuts:
+            if model in weights:
                 files.prune(model, _is_weights)
             else:
                 shutil.rmtree(model, ignore_errors=True)
