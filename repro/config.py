@@ -109,7 +109,7 @@ def _repository(name: str) -> str:
     return name
 
 
-Flops = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**27)]  # the largest trainings took 5e26
+Flops = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**28)]  # the largest trainings took 5e26
 Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what all libraries take as one
 Size = Annotated[int, Field(ge=0, le=10**6)]  # problems lie in memory
 Batch = Annotated[int, Field(gt=0, le=2**16)]  # rows of one pass or step
@@ -378,7 +378,7 @@ def _shown(value: Any) -> str:
 
 def load_study(path: Path) -> Study:
     """The study in a YAML file. Raises UserError naming the file, the key and the mend."""
-    values = read_yaml(path, "name a study, such as benchmarks/studies/pocket.yaml")
+    values = read_yaml(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise UserError(f"{path}: a study is a mapping of keys, such as `name: pocket`, and not a {kind}")
@@ -414,7 +414,10 @@ def _key_at(values: Any, location: Sequence[Any], missing: bool) -> str:
     """An error's location as a key of the file: without the names that pydantic gives to alternatives."""
     parts = []
     for part in location:
-        if part in values if isinstance(values, dict) else isinstance(values, list):
+        known = (
+            isinstance(part, int) if isinstance(values, list) else isinstance(values, dict) and part in values
+        )
+        if known:
             values = values[part]
             parts.append(str(part))
     if missing:

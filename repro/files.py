@@ -179,8 +179,8 @@ def _explained(code: int, error: Exception, path: Path) -> str:
             f"the disk is full: {path} was not written ({free / 1e6:.0f} MB free); make space and run again"
         )
     reason = os.strerror(code)
-    name = getattr(error, "filename", None)
-    if name is not None and _temporary(path).name not in Path(str(name)).parts:
+    name = str(getattr(error, "filename", None) or path)
+    if name != str(path) and _temporary(path).name not in Path(name).parts:
         reason += f": {name}"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} was not written ({reason}); make its folder writable"

@@ -61,8 +61,8 @@ def loading(folder: Path, what: str = "model", besides: Collection[str] = ()) ->
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"Cannot load the {what} in {folder} ({reason}); see that a whole model lies there, its weights in "
-            "safetensors"
+            f"Cannot load the {what} in {folder} ({reason}); see that a whole model lies there, its weights "
+            "in safetensors"
         ) from error
 
 
@@ -73,13 +73,13 @@ def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
     Raises UserError naming a key that is unknown, which transformers would keep without a word, and for sizes
     of which no model can be built.
     """
-    import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
     where = "base_model.config"
     family = sizes.get("model_type")
     if family not in FAMILIES:
         raise UserError(f"{where}: `model_type` is {family!r}; set it to one of {', '.join(FAMILIES)}")
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
     given = {key: value for key, value in sizes.items() if key != "model_type"}
     kind: Any = CONFIG_MAPPING[family]
     known = sorted({field.name for field in fields(kind)} - tokens.keys())
@@ -92,7 +92,7 @@ def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
         with torch.device("meta"):  # no memory
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # there is hardly a kind that transformers does not raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        reason = f"{type(error).__name__}: {str(error).splitlines()[-1].strip() if str(error) else 'unknown'}"
         raise UserError(f"{where}: no {family} model can be built of it ({reason}); mend that") from None
     if (parameters := model.num_parameters()) > LARGEST:
         raise UserError(f"{where}: {parameters:,} parameters are too many; ask for at most {LARGEST:,}")

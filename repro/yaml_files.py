@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses keys given twice, of which YAML takes the last; aliases that unfold to more than memory holds;
     and values that have no place in text, JSON or arithmetic."""
 
-    NODES, DEPTH = 100_000, 50  # that a file may unfold to; a study has hundreds, and five levels
+    NODES, DEPTH = 20_000, 50  # that a file may unfold to; a study has hundreds, and five levels
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
