@@ -263,7 +263,7 @@ def main() -> None:
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-    print("repro:", " ".join(sentence.splitlines()), file=sys.stderr)
+    print("repro:", *(line.strip() for line in sentence.splitlines()), file=sys.stderr)
     sys.exit(status)
 
 
