@@ -404,7 +404,9 @@ def test_an_engine_that_has_the_architecture_needs_no_code(folder: Path) -> None
 
 @pytest.mark.parametrize("load", LOADS)
 def test_pickled_weights_are_not_loaded(folder: Path, load: Callable[[Path], object]) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    import torch
+
+    torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(
         UserError, match=r"Cannot load the (reward )?model in .*; see that a whole model lies"
     ) as caught:

@@ -145,9 +145,8 @@ def base_of(folder: Path) -> Path | None:
     path = folder / ADAPTER / ADAPTER_CONFIG
     if not path.is_file():
         return None
-    base = (
-        path.parent / files.read_json(path, keys=("base_model_name_or_path",))["base_model_name_or_path"]
-    ).resolve()
+    config = files.read_json(path, keys=("base_model_name_or_path",))
+    base = (path.parent / config["base_model_name_or_path"]).resolve()
     if not (base / "config.json").is_file():
         raise UserError(f"{path} adapts the model in {base}, which is not there: put it back, or train anew.")
     return base
