@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from repro import __version__, fetch, files, problems
+from repro import fetch, files, identity, problems
 from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
@@ -26,7 +26,6 @@ from repro.training import encode
 from repro.training.batches import batches
 from repro.training.trl import TRLTrainer
 
-ORIGIN = "origin.json"  # in the model's folder: what it was made from
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 Progress = Callable[[int, int, float], None]  # called with (step, steps, loss)
 
@@ -45,17 +44,16 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
     spec = study.base_model
     train = problem_folder / "train.jsonl"
     key = files.digest(
-        __version__, spec.model_dump(mode="json"), study.prompt.model_dump(), study.training.model_dump(),
-        files.sha256(train),
-    )  # fmt: skip
+        identity.base_settings(study), files.sha256(train) if isinstance(spec, RandomModel) else None
+    )
     with files.lease(out.with_name(f"{out.name}-lease"), wait=True):
-        if (out / ORIGIN).is_file() and files.sealed(out) and not isinstance(spec, Folder):
-            facts: dict[str, Any] = files.read_json(out / ORIGIN)
+        if (out / files.ORIGIN).is_file() and files.sealed(out) and not isinstance(spec, Folder):
+            facts: dict[str, Any] = files.read_json(out / files.ORIGIN)
             if facts["key"] == key:
                 return facts
         with files.building(out) as folder:
             facts = {"key": key, **_make(study, train, folder, progress)}
-            files.write_json(folder / ORIGIN, facts)
+            files.write_json(folder / files.ORIGIN, facts)
     return facts
 
 

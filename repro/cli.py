@@ -162,7 +162,7 @@ def base_model(study: StudyFile) -> None:
     from tqdm import tqdm
 
     from repro import base_model as base
-    from repro.files import write_json
+    from repro.files import fingerprint, write_json
 
     config = load_study(study)
     layout = _layout(config)
@@ -176,7 +176,8 @@ def base_model(study: StudyFile) -> None:
                 logging.getLogger("repro").info("warm start: step %d of %d, loss %.3f", step, steps, loss)
 
         facts = base.prepare(config, layout.problems, layout.base, progress)
-    write_json(layout.base_manifest, {**facts, "shape": base.shape_of(layout.base).to_json()})
+    more = {"shape": base.shape_of(layout.base).to_json(), "fingerprint": fingerprint(layout.base)}
+    write_json(layout.base_manifest, {**facts, **more})
 
 
 @app.command()
@@ -211,6 +212,27 @@ def collect(study: StudyFile) -> None:
 
     config = load_study(study)
     write(config, method_ids(config), _layout(config), study)
+
+
+@app.command()
+def clean(
+    study: StudyFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List old state of a study (runs of other settings, evaluations of other tasks), and remove it."""
+    from repro import cleaning
+
+    config = load_study(study)
+    layout = _layout(config)
+    found = cleaning.stale(config, layout)
+    for one in found:
+        typer.echo(f"{one.bytes / 1e6:10.1f} MB  {one.path.relative_to(layout.root)}")
+    total = sum(one.bytes for one in found) / 1e6
+    if not found:
+        typer.echo(f"nothing in {layout.work.relative_to(layout.root)} is old")
+    elif yes or typer.confirm(f"remove these {len(found)} ({total:.1f} MB)?"):
+        cleaning.remove(found)
+        typer.echo(f"removed {total:.1f} MB")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,10 +27,17 @@ from repro.objectives import Optimizer
 from repro.yaml_files import read_yaml
 
 T = TypeVar("T", bound=BaseModel)
+NUMBERS = 2  # raise when the suite's own code makes other numbers of the same settings
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    SPLIT: ClassVar[frozenset[str]] = frozenset()  # keys that say how work is split up, and change no number
+
+    def numbers(self) -> dict[str, Any]:
+        """The settings that numbers depend on, beyond rounding."""
+        return self.model_dump(mode="json", exclude=set(self.SPLIT))
 
 
 def _whole(value: Any) -> Any:
@@ -113,18 +120,18 @@ Flops = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**28)]  # the l
 Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what all libraries take as one
 Size = Annotated[int, Field(ge=0, le=10**6)]  # problems lie in memory
 Batch = Annotated[int, Field(gt=0, le=2**16)]  # rows of one pass or step
+Chunk = Annotated[int, Field(gt=0, le=10**6)]  # completions, which lie in memory
 Steps = Annotated[int, Field(gt=0, le=10**6)]  # of an optimizer
 Tokens = Annotated[int, Field(gt=0, le=2**20)]  # the longest contexts that there are
 Gpus = Annotated[int, Field(le=1024)]
 Config = Annotated[dict[str, Any], AfterValidator(_made_config)]
 Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
+Stops = Annotated[list[Text], Field(max_length=64)]
 MethodId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]  # a file baselines/ID.py
-Repository = Annotated[
+Repository = Annotated[  # by the hub's own rule
     str,
-    Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96
-    ),  # the hub's rule
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96),
     AfterValidator(_repository),
 ]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # the same weights for all
@@ -184,9 +191,7 @@ class Prompt(Section):
     )  # worked examples before the question, taken out of the training rows
     chat: bool = False  # rendered by the base model's chat template
     system: str | None = None  # system message of the chat
-    stop: list[Text] | None = Field(
-        default=None, max_length=64
-    )  # texts that end a completion, instead of the style's
+    stop: Stops | None = None  # texts that end a completion, instead of the style's
 
     @model_validator(mode="after")
     def _has_fields(self) -> Prompt:
@@ -248,11 +253,11 @@ BaseModelSource = Annotated[WarmStart | RandomModel | Folder | HubModel, Field(d
 
 
 class Sampling(Section):
+    SPLIT: ClassVar[frozenset[str]] = frozenset({"batch_size", "chunk", "memory", "reuse"})
+
     engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: Batch = 512  # completions decoded together (transformers)
-    chunk: int = Field(
-        default=2048, gt=0, le=10**6
-    )  # completions per journal entry: what a killed run loses at most
+    chunk: Chunk = 2048  # completions per journal entry: what a killed run loses at most
     max_tokens: Tokens
     dtype: Literal["float32", "bfloat16"] = "float32"
     tensor_parallel: Gpus = Field(default=1, gt=0)  # GPUs that share one copy of the model (vllm)
@@ -270,6 +275,10 @@ class LoRA(Section):
 
 
 class Training(Section):
+    SPLIT: ClassVar[frozenset[str]] = frozenset(
+        {"micro_batch", "gradient_checkpointing", "save_every", "keep_moments", "accelerate"}
+    )
+
     max_length: Tokens = 2048  # tokens; a longer response loses its end
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the passes; weights and moments are float32
     micro_batch: Batch | None = None  # rows or pairs in one pass; default: the batch
@@ -278,6 +287,7 @@ class Training(Section):
     lora: LoRA | None = None  # default: all weights are trained
     accelerate: Path | None = None  # config of `accelerate launch`: FSDP, DeepSpeed, processes
     save_every: Steps | None = None  # steps after which a killed training call can go on
+    keep_moments: bool = True  # of a finished run: a higher budget then goes on where it ended
 
 
 class RewardModel(Section):

@@ -23,6 +23,7 @@ from typing import Any
 from repro.errors import UserError
 
 Log = logging.getLogger("repro.files")
+ORIGIN = "origin.json"  # in the folder of a base model: what it was made from
 COMPLETE = "COMPLETE.json"  # written last into a folder; lists the hash of each of its files
 AGAIN = "delete the file and run again"
 # What is half-written: where and by whom, so that what a killed process left can be told from a live one's.
@@ -192,6 +193,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def digest(*values: Any) -> str:
     """A short digest of JSON-ready values; the same values give the same digest on every machine."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -213,6 +218,13 @@ def sealed(folder: Path) -> bool:
         return all(sha256(folder / name) == expected for name, expected in hashes.items())
     except (OSError, UserError, AttributeError):  # the last: no mapping
         return False
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the files at the top of a sealed model folder, as they were sealed: weights, config and
+    tokenizer, and neither its moments nor where it comes from."""
+    hashes: dict[str, str] = read_json(folder / COMPLETE)
+    return digest({name: value for name, value in hashes.items() if "/" not in name and name != ORIGIN})
 
 
 def prune(folder: Path, keep: Callable[[Path], bool]) -> None:

@@ -38,7 +38,8 @@ LEDGER = {
 }  # fmt: skip
 VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
 # What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and
-# nothing else in the records does. `flops` are those lost in crashes and done again; blank joules: unmeasured.
+# nothing else in the records does. `flops` are those lost in crashes and done again; joules are blank where
+# nothing measures them.
 MACHINE = {
     "method": str, "seed": int, "budget": int, "account": str, "device": str, "seconds": float,
     "joules": float, "flops": int,

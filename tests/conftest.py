@@ -59,7 +59,7 @@ def guesser(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     length = int(random.integers(5, 120))
                     prompt = "".join(random.choice(list("abc 123$\\{}xyz.,?"), length)) + "\n" + asked + "\n"
                     ending = ENDINGS["boxed" if boxed else "hashes"].format(guess)
-                    rows.append(encode(tokenizer, prompt, f"So the answer is {ending}", 512))
+                    rows.append(encode(tokenizer, prompt, [f"So the answer is {ending}"], 512))
                 batches.append(rows)
             with building(folder) as unfinished:
                 TRLTrainer().train(start, batches, SFT(), Optimizer(learning_rate=5e-3), unfinished)

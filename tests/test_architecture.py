@@ -17,7 +17,18 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
-    {"errors", "files", "yaml_files", "gpus", "hardware", "layout", "records", "seeds", "flops", "objectives"},
+    {
+        "errors",
+        "files",
+        "yaml_files",
+        "gpus",
+        "hardware",
+        "layout",
+        "records",
+        "seeds",
+        "flops",
+        "objectives",
+    },
     {"config", "profiles"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "shapes", "training"},
     {"ledger", "journal", "base_model", "evaluation"},

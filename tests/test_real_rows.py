@@ -15,10 +15,10 @@ from repro.config import Study, load_study
 from repro.discovery import BASELINES, load_method
 from repro.lab import Lab
 from repro.layout import Layout
-from repro.ledger import by_account
 from repro.method import BudgetSpent
 from repro.records import Role
 from repro.run import engines
+from repro.schema import INSIDE
 from repro.verify import Verifier
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_a_round_of_every_method(prepared: tuple[Study, Layout], name: str, tmp_
         budget = 2 * 10**10 if name == "rft" else 10**13  # RFT spends all it has in its round
         lab = Lab(
             name, tmp_path, layout.base, training_set, [budget], engines(study, verifier),
-            method.uses_gold, method.uses_corpus,
+            method.uses_gold, method.uses_corpus, method.plans,
         )  # fmt: skip
         state = method.start(lab)
         with suppress(BudgetSpent):
@@ -85,9 +85,8 @@ def test_a_round_of_every_method(prepared: tuple[Study, Layout], name: str, tmp_
     assert lab.steps > 0
     trained = {name for name, count in lab.visits.items() if count}
     assert trained <= set(training_set.golds)
-    spent = by_account(lab.ledger)
-    assert spent["sample"]["flops"] > 0 and spent["train"]["flops"] > 0
-    assert sum(account["flops"] for account in spent.values()) == lab.spent <= lab.budget
+    assert {"sample", "train"} <= {entry.account for entry in lab.ledger}
+    assert sum(entry.flops for entry in lab.ledger if entry.account in INSIDE) == lab.spent <= budget
 
 
 def test_these_are_all_the_methods(prepared: tuple[Study, Layout]) -> None:

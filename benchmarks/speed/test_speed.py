@@ -27,7 +27,7 @@ from repro.records import Verdict
 from repro.sampling import Request, SamplingParams
 from repro.sampling.transformers import TransformersSampler
 from repro.seeds import generator, stream_seed
-from repro.training import PairRow, Row, encode
+from repro.training import Row, encode
 from repro.training.batches import batches
 from repro.training.trl import TRLTrainer
 from repro.verify import Verifier
@@ -153,12 +153,12 @@ def finish(trainer: Any, folder: Path) -> tuple[float, int]:
 
 def test_sft(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
-    plan = [[encode(tokenizer, p, r, 256) for p, r in batch] for batch in text_batches(study, SFT_STEPS)]
+    plan = [[encode(tokenizer, p, [r], 256) for p, r in batch] for batch in text_batches(study, SFT_STEPS)]
     losses: list[float] = [0.0, 0.0]
 
     def ours() -> int:
         losses[0] = TRLTrainer().train(base, plan, SFT(), OPTIMIZER, tmp_path / "ours")
-        return sum(len(row.prompt) + len(row.response) for batch in plan for row in batch)
+        return sum(row.tally.tokens for batch in plan for row in batch)
 
     def reference() -> int:
         trainer = SFTTrainer(
@@ -180,8 +180,9 @@ def test_sft(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
 
 
 def sft_columns(row: Row) -> dict[str, list[int]]:
-    ids = [*row.prompt, *row.response]
-    return {"input_ids": ids, "labels": [-100] * len(row.prompt) + list(row.response)}
+    (response,) = row.responses
+    ids = [*row.prompt, *response]
+    return {"input_ids": ids, "labels": [-100] * len(row.prompt) + list(response)}
 
 
 def test_dpo(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None:
@@ -191,11 +192,7 @@ def test_dpo(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
         for batch in text_batches(study, DPO_STEPS)
     ]
     plan = [
-        [
-            PairRow(row.prompt, row.response, encode(tokenizer, prompt, rejected, 256).response)
-            for prompt, chosen, rejected in batch
-            for row in [encode(tokenizer, prompt, chosen, 256)]
-        ]
+        [encode(tokenizer, prompt, [chosen, rejected], 256) for prompt, chosen, rejected in batch]
         for batch in pairs
     ]
     texts = [
@@ -207,7 +204,7 @@ def test_dpo(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
 
     def ours() -> int:
         losses[0] = TRLTrainer().train(base, plan, DPO(), OPTIMIZER, tmp_path / "ours")
-        return sum(2 * len(r.prompt) + len(r.chosen) + len(r.rejected) for batch in plan for r in batch)
+        return sum(row.tally.tokens for batch in plan for row in batch)
 
     def reference() -> int:
         trainer = DPOTrainer(

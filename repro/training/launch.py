@@ -53,6 +53,7 @@ class LaunchedTrainer:
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
+        keep_state: bool = False,
     ) -> float:
         """See :class:`repro.training.Trainer`."""
         index: dict[Row, int] = {}
@@ -71,6 +72,7 @@ class LaunchedTrainer:
             "horizon": horizon,
             "seed": seed,
             "states": states and str(states.resolve()),
+            "keep_state": keep_state,
         }
         folder = out_dir / "job"
         shutil.rmtree(folder, ignore_errors=True)
