@@ -1,6 +1,9 @@
 # Everything here needs Python >= 3.11 and make. Targets make .venv where it is missing or of another lock.
 
 STUDY ?= benchmarks/studies/pocket.yaml
+# As it was given, to the shell by way of the environment: a path may have spaces, quotes and dollar signs.
+override STUDY := $(value STUDY)
+export STUDY
 
 # Where pip looks for torch besides its usual places: CPU builds, unless you name a CUDA index such as
 # https://download.pytorch.org/whl/cu130, or leave it empty (then PyPI's build, on Linux a CUDA one).
@@ -27,15 +30,15 @@ VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  STUDY=FILE names another study than $(STUDY)."
+	@echo "  STUDY=FILE names another study than $$STUDY."
 
 install: $(INSTALLED) ## make .venv, which the targets below do too
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
-	$(BIN)/snakemake --config study=$(STUDY)
+	$(BIN)/snakemake --config study="$$STUDY"
 
 tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its records, in seconds
-	$(BIN)/snakemake --config study=$(STUDY) -- tables
+	$(BIN)/snakemake --config study="$$STUDY" -- tables
 
 test: $(INSTALLED) ## run the tests, but those that need a GPU, the network or vLLM
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu and not network and not vllm"

@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from shlex import quote
 
 from repro import identity
 from repro.config import NUMBERS, load_study
@@ -18,6 +17,8 @@ from repro.schema import FILES
 from repro.verify import VERSION as VERIFIER
 
 STUDY_FILE = config.get("study", "benchmarks/studies/pocket.yaml")
+if not isinstance(STUDY_FILE, str):
+    raise WorkflowError(f"--config study={STUDY_FILE} names no file; write ./ before a name that looks like a value")
 
 try:
     STUDY = load_study(STUDY_FILE)
@@ -34,8 +35,13 @@ ENVIRONMENT = "requirements/conda.yaml"
 HELD = ExitStack()
 
 # Jobs use the Python that runs this workflow, unless a conda environment is asked for (--sdm conda).
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
-shell.prefix(f"set -euo pipefail; STUDY={quote(STUDY_FILE)}; RECORDS={RESULTS}/records; ")
+# The study's path reaches them by the environment too, where no character in it needs quoting.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]),
+    STUDY=STUDY_FILE,
+    RECORDS=f"{RESULTS}/records",
+)
+shell.prefix("set -euo pipefail; ")
 
 
 onstart:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from repro import fetch, files, identity, problems
 from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
+from repro.models import config_of
 from repro.objectives import SFT
 from repro.problems import ladder
 from repro.problems.prompts import fill, templates
@@ -109,20 +110,13 @@ def _bpe_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def _initialise(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, folder: Path) -> None:
-    if "model_type" not in config:
-        raise UserError("base_model.config needs `model_type`, such as llama or qwen2")
-    sizes = {key: value for key, value in config.items() if key != "model_type"}
-    try:
-        resolved = AutoConfig.for_model(
-            config["model_type"],
-            **sizes,
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-    except ValueError as error:
-        raise UserError(f"base_model.config: {error}") from None
+    resolved = config_of(
+        config,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
     torch.manual_seed(stream_seed("initialise", seed) % 2**63)
     AutoModelForCausalLM.from_config(resolved, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

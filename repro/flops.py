@@ -61,6 +61,7 @@ from typing import Any
 from repro.errors import UserError
 
 FORWARD_PASSES = 1
+FAMILIES = ("gemma", "llama", "mistral", "qwen2")  # architectures whose FLOPs are known
 TRAINING_PASSES = 3  # forward, and a backward pass of twice its cost
 
 
@@ -105,9 +106,9 @@ class ModelShape:
         Raises :class:`UserError`, naming ``where``, for another architecture or a missing or bad size.
         """
         family = config.get("model_type")
-        if family not in ("llama", "qwen2", "mistral", "gemma"):
+        if family not in FAMILIES:
             raise UserError(
-                f"{where}: model_type {family!r} is not supported; use gemma, llama, mistral or qwen2."
+                f"{where}: model_type {family!r} is not supported; use one of {', '.join(FAMILIES)}"
             )
 
         def size(key: str) -> int:

@@ -17,9 +17,20 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
-    {"errors", "files", "gpus", "hardware", "layout", "records", "seeds", "flops", "objectives"},
+    {
+        "errors",
+        "files",
+        "yaml_files",
+        "gpus",
+        "hardware",
+        "layout",
+        "records",
+        "seeds",
+        "flops",
+        "objectives",
+    },
     {"config", "profiles"},
-    {"fetch", "problems", "sampling", "verify", "rewards", "shapes", "training"},
+    {"fetch", "models", "problems", "sampling", "verify", "rewards", "shapes", "training"},
     {"ledger", "journal", "base_model", "evaluation"},
     {"method"},
     {"discovery", "lab"},

@@ -25,6 +25,7 @@ from repro.records import Gold, Problem
 from repro.verify import extract
 
 Log = logging.getLogger("repro.problems")
+MEND = "mend or remove the line"
 Rows = list[tuple[Problem, Gold]]
 
 
@@ -38,12 +39,14 @@ class Row:
 
     def error(self, field: str, complaint: str) -> UserError:
         where = f"{self.path}, line {self.line}"
-        return UserError(f"{where}: field `{field}` {complaint}; mend or remove the line")
+        return UserError(f"{where}: field `{field}` {complaint}; {MEND}")
 
     def text(self, field: str) -> str:
         value = self.values.get(field)
         if not isinstance(value, str) or not value.strip():
             raise self.error(field, "is missing, empty or not text")
+        if _HALF.search(value):
+            raise self.error(field, "holds half a character, such as \\ud83d without \\ude00")
         return value.strip()
 
     def whole(self, field: str) -> int:
@@ -94,6 +97,7 @@ SEVERAL_BOXES = {
     "math-test-precalculus-ed2d8b46": r"30^\circ,45^\circ,105^\circ",  # precalculus/1233
 }
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a pair that JSON's escapes write a rarer character with
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
@@ -193,7 +197,7 @@ def load(folder: Path, name: str) -> Rows:
             f"{path} does not exist; run `repro fetch STUDY`, or name the folder that has it in data_dir of "
             "the study or in REPRO_DATA_DIR"
         )
-    return parse(name, read_lines(path), path)
+    return parse(name, files.read_jsonl(path, MEND), path)
 
 
 def parse(name: str, rows: Iterable[Mapping[str, Any]], path: Path) -> Rows:
@@ -213,23 +217,6 @@ def _distinct(rows: Rows, path: Path) -> Rows:
     return [by_id[name] for name in sorted(by_id)]
 
 
-def read_lines(path: Path) -> list[Mapping[str, Any]]:
-    """The objects of a JSONL file. Raises UserError naming the line that is none."""
-    with open(path, encoding="utf-8") as file:
-        lines = file.readlines()  # not splitlines, which also splits at rarer marks that JSON may hold
-    rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg}); mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: not an object with fields; mend or remove the line")
-        rows.append(row)
-    return rows
-
-
 FIELDS = ("question", "answer", "id", "solution", "tier", "knowledge")  # of a user's row; docs/problems.md
 
 
@@ -237,7 +224,9 @@ def load_jsonl(path: Path) -> Rows:
     """The problems of a user's JSONL file, by id. Raises UserError naming file, line and field."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a JSONL file of problems in problems.file")
-    return _distinct([_own(Row(values, path, line)) for line, values in enumerate(read_lines(path), 1)], path)
+    return _distinct(
+        [_own(Row(values, path, line)) for line, values in enumerate(files.read_jsonl(path, MEND), 1)], path
+    )
 
 
 def _own(row: Row) -> tuple[Problem, Gold]:
