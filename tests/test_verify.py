@@ -241,7 +241,7 @@ def test_the_worker_refuses_to_evaluate_anything_but_numbers(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )
-    assert done.stdout.split() == ["12", "1.50000000000000", "correct"]
+    assert done.stdout.split() == ["12", "3/2", "correct"]
     assert "only a number may be parsed" in done.stderr
     assert not marker.exists()
 
