@@ -280,7 +280,7 @@ def _rounds(decimal: str, exact: Fraction) -> bool:
 _SIDE_BY_SIDE = re.compile(r"[0-9]\s++[0-9]")
 # Work that is not done yet: an operation on a number, or numbers in brackets beside each other.
 _UNDONE = re.compile(
-    r"[0-9)}!%]\s*+(?:[-+*/]|\\(?:times|cdot|div|ast|bmod|mod|pmod)(?![A-Za-z]))|[0-9)]\s*+[({]|\}\s*+[(0-9]"
+    r"\\[lc]?dots|[0-9)}\]|!%]\s*+(?:[-+*/]|\\(?:times|cdot|div|ast|bmod|mod|pmod)(?![A-Za-z]))|[0-9)]\s*+[({]|\}\s*+[(0-9]"
 )
 _BRACKETED = re.compile(r"\([^()]*+\)")
 _COMMAND = re.compile(r"\\[A-Za-z]++")

@@ -23,14 +23,15 @@ _CHANGES = frozenset(
     to through thru until till or and nor but not no never none nothing neither either xor if unless except
     excluding without versus vs instead rather maybe perhaps possibly probably otherwise else as
     is are was were be been being am pm has have had does do did will would should can't could may might must
-    equals equal equalled exceeds becomes wrong incorrect false error mistake invalid impossible undefined
+    equals equal equalled exceeds becomes false error mistake invalid impossible undefined
     unknown wait hmm actually sorry
-    more less fewer greater smaller larger bigger higher lower least most than at above below under beyond
+    greater smaller larger bigger higher lower least most than at above below under beyond
     between within up down about around approximately approx roughly nearly almost
     percent percents percentage pct permille basis base binary ternary octal decimal hex hexadecimal radix
     debt deficit owed owing due overdrawn so then therefore because since thus hence that which where when
     """.split()
 )
+_NEED_A_NOUN = frozenset("more less fewer wrong incorrect".split())  # 12 more cookies, but not 12 or more
 _CHANGING = re.compile(r".*(?:fold|illions?|(?:teen|tie|lf|dred|sand|lion)ths?)")  # tenfold, millions, fiftieths
 _SHORT = frozenset(  # units of less than four letters; other such words may be products of variables
     """
@@ -38,7 +39,8 @@ _SHORT = frozenset(  # units of less than four letters; other such words may be 
     yd yds mi sq cu usd eur gbp hz kw kwh bit gb mb tb in mpg rpm psi kcal cal cc ha mol amp
     day men man egg cat dog cow pig hen bee ant bat rat fox ape owl cup bag box bus car van pen pie can jar
     hat cap toy tub pan pot mug bin key map tie bed rug bow gem gum ice oil tea ham nut bun yen kid boy son
-    fan guy ear eye leg arm toe row set lot way bar cut job fee tip age
+    fan guy ear eye leg arm toe row set lot way bar cut job fee tip age ton pet lab sub sun dad mom kgs lbs ads
+    old new red hot big off now ago
     of per a an the all for on out
     """.split()
 )
@@ -62,6 +64,8 @@ def is_unit(words: str, marked: bool) -> bool:
         match = _WORD.fullmatch(part)
         word = match[1].lower() if match else ""
         if not match or word in _CHANGES or _CHANGING.fullmatch(word):
+            return False
+        if word in _NEED_A_NOUN and place == len(parts):
             return False
         if word == "times" and place < len(parts):  # 5 times is a count, 5 times a day is one of each day
             return False
