@@ -38,7 +38,7 @@ def children_of(process: int) -> list[int]:
 
 
 def at_work(verifier: Verifier, other_than: Container[int] = ()) -> tuple[int, int]:
-    """The ids of a worker that has read its request, and of its child, once that is not one of ``other_than``."""
+    """The ids of a worker that has read its request, and of its child, not one of ``other_than``."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for worker in list(verifier._pool):

@@ -1,4 +1,5 @@
-"""The text half of the verifier: what counts as the final answer, its one spelling, and that no text is slow."""
+"""The text half of the verifier: what counts as the final answer, its one spelling,
+and that no text is slow."""
 
 import time
 from fractions import Fraction
@@ -63,8 +64,6 @@ def test_extract(text, answer):
     assert extract(text) == answer
 
 
-
-
 # ----------------------------------------------------------------------------------------- one spelling
 
 
@@ -82,9 +81,12 @@ def test_extract(text, answer):
         ("12 cookies", "12"), ("60 miles per hour.", "60"), (r"\frac12 cup", r"\frac{1}{2}"), ("5cm^2", "5"),
         ("5 percent", "5%"), (r"5\text{ per cent}", "5%"), ("74°", "74"), ("25^\\circ C", "25"), ("€5", "5"),
         ("5 x", "5 x"), ("5ab", "5ab"), ("5 million", "5 million"), ("9 a.m.", "9 am"), ("{42}", "42"),
-        ("√2", r"\sqrt{2}"), ("√(x+1)", r"\sqrt{x+1}"), ("x²", "x^{2}"), ("10⁻³", "10^{-3}"), ("½", r"\frac{1}{2}"),
-        ("5½", r"5\frac{1}{2}"), ("∞", r"\infty"), ("3×4", r"3\times 4"), ("8÷2", r"8\div 2"), ("2π", r"2\pi"),
-        ("x ≤ 5", r"x \le 5"), ("x ≥ 5", r"x \ge 5"), ("3·4", r"3\cdot 4"), ("204₅", "204_{5}"), ("24_{10}", "24"),
+        ("√2", r"\sqrt{2}"), ("√(x+1)", r"\sqrt{x+1}"), ("x²", "x^{2}"), ("10⁻³", "10^{-3}"), ("½",
+        r"\frac{1}{2}"),
+        ("5½", r"5\frac{1}{2}"), ("∞", r"\infty"), ("3\u00d74", r"3\times 4"), ("8÷2", r"8\div 2"), ("2π",
+        r"2\pi"),
+        ("x ≤ 5", r"x \le 5"), ("x ≥ 5", r"x \ge 5"), ("3·4", r"3\cdot 4"), ("204₅", "204_{5}"), ("24_{10}",
+        "24"),
         (r"1{,}5", "1,5"), (r"1\;2", "1 2"), (r"1\,000", "1000"), (r"11,\! 111,\! 100", "11111100"),
         (r"\text{Evelyn}", r"\text{Evelyn}"), (r"4\text{ or }5", r"4\text{ or }5"),
     ],
@@ -94,7 +96,10 @@ def test_normalise(answer, plain):
 
 
 @given(
-    st.text(alphabet=st.sampled_from("0123456789.,-+$%\\{}()[]!;: ~*`=\n\u2212abfract\u0663½²√×_^/"), max_size=60)
+    st.text(
+        alphabet=st.sampled_from("0123456789.,-+$%\\{}()[]!;: ~*`=\n\u2212abfract\u0663½²√\u00d7_^/"),
+        max_size=60,
+    )
 )
 def test_normalise_is_idempotent(answer):
     assert normalise(normalise(answer)) == normalise(answer)
@@ -108,6 +113,7 @@ def test_numbers_are_exact(value):
         assert compare(normalise(dressed), plain) is CORRECT
     assert compare(normalise(f"{value:f}1"), plain) is WRONG
 
+
 # --------------------------------------------------------------------------------------------- numbers
 
 
@@ -115,11 +121,14 @@ def test_numbers_are_exact(value):
     ("answer", "value"),
     [
         ("5", 5), ("-2.50", Fraction(-5, 2)), ("3/4", Fraction(3, 4)), (r"\frac{3}{4}", Fraction(3, 4)),
-        (r"-\frac{6}{4}", Fraction(-3, 2)), (r"\frac{-3}{-4}", Fraction(3, 4)), (r"3\frac{1}{2}", Fraction(7, 2)),
+        (r"-\frac{6}{4}", Fraction(-3, 2)), (r"\frac{-3}{-4}", Fraction(3, 4)), (r"3\frac{1}{2}", Fraction(7,
+        2)),
         (r"-3 \frac{1}{2}", Fraction(-7, 2)), (r"(\frac{1}{3})", Fraction(1, 3)), ("-(3/4)", Fraction(-3, 4)),
-        (r"3 \times 10^5", 300000), (r"-1.5\cdot10^{-2}", Fraction(-3, 200)), ("5%", 5), ("1,000/3", Fraction(1000, 3)),
+        (r"3 \times 10^5", 300000), (r"-1.5\cdot10^{-2}", Fraction(-3, 200)), ("5%", 5), ("1,000/3",
+        Fraction(1000, 3)),
         ("1/0", None), (r"\frac{1}{0}", None), ("1/2/3", None), ("3+4", None), ("x", None), ("", None),
-        ("--5", None), ("(3)+(4)", None), (r"3\frac{-1}{2}", None), (r"2 \times 10^{9999}", None), ("204_{5}", None),
+        ("--5", None), ("(3)+(4)", None), (r"3\frac{-1}{2}", None), (r"2 \times 10^{9999}", None),
+        ("204_{5}", None),
     ],
 )  # fmt: skip
 def test_rational(answer, value):
@@ -139,8 +148,10 @@ def test_fractions_are_exact(top, bottom, factor, error):
     [
         ("0.5", r"\frac{1}{2}", CORRECT), ("0.125", r"\frac{1}{8}", CORRECT),
         ("0.13", r"\frac{1}{8}", WRONG), ("0.0156", r"\frac{1}{64}", WRONG),  # it could have been written
-        ("0.3333", r"\frac{1}{3}", CORRECT), ("0.3334", r"\frac{1}{3}", WRONG), ("0.333", r"\frac{1}{3}", WRONG),
-        ("-0.6667", r"-\frac{2}{3}", CORRECT), ("0.6666", r"\frac{2}{3}", WRONG), ("2.6667", r"\frac{8}{3}", CORRECT),
+        ("0.3333", r"\frac{1}{3}", CORRECT), ("0.3334", r"\frac{1}{3}", WRONG), ("0.333", r"\frac{1}{3}",
+        WRONG),
+        ("-0.6667", r"-\frac{2}{3}", CORRECT), ("0.6666", r"\frac{2}{3}", WRONG), ("2.6667", r"\frac{8}{3}",
+        CORRECT),
         ("0.000021", r"\frac{1}{46656}", WRONG), ("0.00002143", r"\frac{1}{46656}", CORRECT),
         ("0.0833333333333333", r"\frac{1}{12}", CORRECT), (r"\frac{1}{3}", "0.333333", CORRECT),
         ("667", r"\frac{2000}{3}", WRONG), ("3333", r"\frac{10000}{3}", WRONG),
@@ -156,13 +167,18 @@ def test_rounded_decimals_and_percentages(answer, gold, verdict):
 
 FUNCTIONS = (
     extract, normalise, is_number, rational, lambda text: compare(text, "5"), lambda text: compare("5", text),
-    lambda text: compare(text, text + "x"), lambda text: is_unit(text, True), lambda text: is_unit(text, False),
+    lambda text: compare(text, text + "x"), lambda text: is_unit(text, True), lambda text: is_unit(text,
+    False),
 )  # fmt: skip
 PIECES = [
-    " ", "\n", "\u00a0", "~", "$", r"\ ", r"\,", r"\!", r"\quad", "1", "0", ",", "1,", "1,111", "{,}", r",\!", ".", "{",
-    "}", "(", ")", "[", "\\", "\\\\", r"\text{", r"\text{a}", r"\text{1}", r"\frac", r"\frac{", r"\frac1", r"\sqrt", "√",
-    "²", "₅", "½", "°", "+", "-", "*", "/", "=", "_", "^", "a", "a ", "1 ", "1a", r"\(", r"\[", r"\{", "#", "####", "%", "am",
-    "percent", "is ", "answer ", "answer is ", "Answer:", r"\boxed{", r"\boxed ", r"\boxed 1", "'", "`", "word ", "a.",
+    " ", "\n", "\u00a0", "~", "$", r"\ ", r"\,", r"\!", r"\quad", "1", "0", ",", "1,", "1,111", "{,}",
+    r",\!", ".", "{",
+    "}", "(", ")", "[", "\\", "\\\\", r"\text{", r"\text{a}", r"\text{1}", r"\frac", r"\frac{", r"\frac1",
+    r"\sqrt", "√",
+    "²", "₅", "½", "°", "+", "-", "*", "/", "=", "_", "^", "a", "a ", "1 ", "1a", r"\(", r"\[", r"\{", "#",
+    "####", "%", "am",
+    "percent", "is ", "answer ", "answer is ", "Answer:", r"\boxed{", r"\boxed ", r"\boxed 1", "'", "`",
+    "word ", "a.",
     "_1", r"^\circ", r"\left", r"\phantom", "€", "|", "\ud800",
 ]  # fmt: skip
 

@@ -42,9 +42,9 @@ class Verifier:
     ``timeout`` limits one answer to that many seconds of processor time, so that a verdict does not
     depend on how busy the machine is; a check that has not ended after ``WALL`` times as long by the
     clock is ended too. ``workers`` is the number of processes, ``memory`` the address space of each in
-    bytes. Workers start when the first answer needs one. A worker that something outside kills is replaced, and
-    its answer checked again; where that does not help, UserError is raised. May be called from any thread; calls that
-    need workers take turns.
+    bytes. Workers start when the first answer needs one; one that something outside kills is replaced and
+    its answer checked again, and where that happens ``KILLS`` times at one answer, UserError is raised.
+    May be called from any thread; calls that need workers take turns.
     """
 
     WALL = 6
@@ -121,7 +121,7 @@ class Verifier:
                     if killed[at_work] == self.KILLS:
                         raise UserError(
                             f"A verifier process was killed {self.KILLS} times (signal {end}) "
-                            f"{'at the same answer' if at_work else 'before it was at work'}; free some memory."
+                            f"{'at one answer' if at_work else 'before it was at work'}; free some memory."
                         )
                 if worker.begun or not worker.alive:  # else its child's successor will read the request
                     todo.extendleft(reversed(worker.tasks))

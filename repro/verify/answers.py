@@ -17,7 +17,9 @@ MAX_ANSWER = 512  # characters; longer "answers" are not answers, and cost the c
 
 # Runs of white space, and all else that may repeat, are matched possessively: a run that does not lead to a
 # match is not tried again in parts.
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{|\\(?:boxed|fbox)\s*+(?P<bare>[+-]?[0-9][^\s{}$\\]*)|\\.|[{}]", re.S)
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s*+\{|\\(?:boxed|fbox)\s*+(?P<bare>[+-]?[0-9][^\s{}$\\]*)|\\.|[{}]", re.S
+)
 _HASHES = re.compile(r"(?<!#)#{4,}+[ \t]*+([^#\s][^#\n]*)")
 _PHRASE = re.compile(  # "the final answer is", "Answer:", "**Answer**:", "Answer $", a line that starts "A:"
     r"\b(?i:answer)\b(?:[^\n.:]{0,80}?\bis\b(?:\s*+:)?|[*\s]{0,4}(?::|(?=\$|\\[(\[])))|^A:", re.M
@@ -89,20 +91,22 @@ _NUMBER = re.compile(
 )
 _UNICODE = str.maketrans(
     {
-        "\u2212": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm ",
+        "\u2212": "-", "\u00d7": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm ",
         "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "°": r"^\circ ",
-        "π": r"\pi ", "θ": r"\theta ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
+        "π": r"\pi ", "θ": r"\theta ", "\u222a": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
         "√": r"\sqrt ", "\u200b": "",
     }
     | {
-        sign: "\\frac{%d}{%d}" % Fraction(unicodedata.numeric(sign)).limit_denominator(10).as_integer_ratio()
+        sign: r"\frac{" + unicodedata.normalize("NFKC", sign).replace("\u2044", "}{") + "}"
         for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
     }
 )  # fmt: skip
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆₇₈₉₊₋"
 _PLAIN = "0123456789+-"
 _UNDER_ROOT = re.compile(r"√\s*+(?:([0-9]++(?:\.[0-9]++)?|[A-Za-zπ])|\(([^()√]*+)\))")
-_THOUSANDS = re.compile(r"(?<![0-9.,}!;:])[0-9]{1,3}(?:(?:\s*+\{\s*+,\s*+\}|,\\!\s*+|\\[,;:])[0-9]{3})++(?![0-9])")
+_THOUSANDS = re.compile(
+    r"(?<![0-9.,}!;:])[0-9]{1,3}(?:(?:\s*+\{\s*+,\s*+\}|,\\!\s*+|\\[,;:])[0-9]{3})++(?![0-9])"
+)
 _ARGUMENT = r"\s*+(\{[^{}]*+\}|\\pi(?![A-Za-z])|[0-9A-Za-z])"
 
 
@@ -136,9 +140,13 @@ _REWRITES: tuple[_Rewrite, ...] = (
         "%",
     ),
     (re.compile(r"(?<=[0-9])\s*+(\\text\s*+\{)?+\s*+([ap])\.?+ ?+m\.?+\s*+(?(1)\})$", re.I), _half_day),
-    (re.compile(r"^([+-]?[0-9.,]++)\s*+(?:\^\s*+(?:\\circ|\{\s*+\\circ\s*+\})|\\degrees?+)\s*+[CF]?+$"), r"\1"),
-    (re.compile(r"(?<=[0-9])\s*+_\s*+(?:\{\s*+([0-9]++)\s*+\}|([0-9]++))"), r"_{\1\2}"),  # 24_{10}, in base 10
-    (re.compile(r"(?<=[0-9])_\{10\}"), ""),
+    (
+        re.compile(r"^([+-]?[0-9.,]++)\s*+(?:\^\s*+(?:\\circ|\{\s*+\\circ\s*+\})|\\degrees?+)\s*+[CF]?+$"),
+        r"\1",
+    ),
+    (re.compile(r"(?<=[0-9])\s*+_\s*+(?:\{\s*+([0-9]++)\s*+\}|([0-9]++))"), r"_{\1\2}"),
+    (re.compile(r"(?<=[0-9])_\{10\}"), ""),  # the base that needs no mention
+    (re.compile(r"(?<!\\)\\$"), ""),  # of a space at the end
     (re.compile(r"^(?:[\s*`=]|\\approx(?![A-Za-z]))++"), ""),
 )
 _MARKED = re.compile(
@@ -160,7 +168,9 @@ def normalise(answer: str) -> str:
     number = _number(answer)
     if number is not None or len(answer) > MAX_ANSWER:
         return answer if number is None else number
-    text = answer if answer.isascii() else _ascii(answer)
+    text = answer = answer.encode(errors="replace").decode()  # half a surrogate pair cannot be written down
+    if not text.isascii():
+        text = _ascii(text)
     for _ in range(MAX_ROUNDS):
         before = text
         for pattern, replacement in _REWRITES:
@@ -219,9 +229,12 @@ _QUOTIENT = re.compile(
     rf"(?P<top>{_DECIMAL}) ?/ ?(?P<bottom>{_DECIMAL})"
     rf"|\\frac\{{ ?(?P<over>[+-]?{_DECIMAL}) ?\}}\{{ ?(?P<under>[+-]?{_DECIMAL}) ?\}}"
 )
-_MIXED = re.compile(rf"(?P<whole>[0-9]++) ?\\frac\{{ ?(?P<top>{_DECIMAL}) ?\}}\{{ ?(?P<bottom>{_DECIMAL}) ?\}}")
+_MIXED = re.compile(
+    rf"(?P<whole>[0-9]++) ?\\frac\{{ ?(?P<top>{_DECIMAL}) ?\}}\{{ ?(?P<bottom>{_DECIMAL}) ?\}}"
+)
 _SCIENTIFIC = re.compile(
-    rf"(?P<factor>{_DECIMAL}) ?(?:\\times|\\cdot|\*) ?10 ?\^ ?(?P<brace>\{{)? ?(?P<ten>[+-]?[0-9]{{1,3}})(?(brace) ?\}})"
+    rf"(?P<factor>{_DECIMAL}) ?(?:\\times|\\cdot|\*) ?10 ?\^ ?"
+    r"(?P<brace>\{)? ?(?P<ten>[+-]?[0-9]{1,3})(?(brace) ?\})"
 )
 _SIGNED = re.compile(r"([+-]?) ?(?:\( ?([^()]++)\)|([^()+-].*+))")
 
@@ -330,7 +343,9 @@ def _equal(answer: str, given: Fraction, gold: str, wanted: Fraction) -> bool:
     if given == wanted:
         return True
     if answer.endswith("%") != gold.endswith("%"):
-        given, wanted = (x / 100 if text.endswith("%") else x for x, text in ((given, answer), (wanted, gold)))
+        given, wanted = (
+            x / 100 if text.endswith("%") else x for x, text in ((given, answer), (wanted, gold))
+        )
         return given == wanted
     return (is_number(answer) and _rounds(answer, wanted)) or (is_number(gold) and _rounds(gold, given))
 

@@ -4,9 +4,9 @@ Run as a program by :class:`repro.verify.Verifier`. It imports nothing but math-
 the caller's comes along. What it has imported stays in a parent that only forks: the child does the checks,
 is ended by the kernel when one takes too much processor time, and the next child is there in milliseconds.
 
-The first line out is ``ready`` or why not. A request is one line, a JSON list of pairs; the replies are the line
-``begun``, then one verdict per line. An ``answer`` of null asks only whether the gold can be read. ``died N`` says
-that the child was ended by the signal N. All ends with standard input.
+The first line out is ``ready`` or why not. A request is one line, a JSON list of pairs; the replies are
+the line ``begun``, then one verdict per line. An ``answer`` of null asks only whether the gold can be
+read. ``died N`` says that the child was ended by the signal N. All ends with standard input.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def checker() -> Callable[[str | None, str], str]:
 
     def equations(expression: Any) -> list[Any]:
         """The equations of a chain a = b = c."""
-        parts = getattr(expression, "_unsorted_args", ()) if isinstance(expression, grader.And) else [expression]
+        parts = (
+            getattr(expression, "_unsorted_args", ()) if isinstance(expression, grader.And) else [expression]
+        )
         return [part for part in parts if isinstance(part, sympy.Eq)]
 
     def contradicts_itself(expression: Any) -> bool:
@@ -152,6 +154,15 @@ def checker() -> Callable[[str | None, str], str]:
         """Of a list as it was written; a single expression is its own."""
         return list(getattr(expression, "_unsorted_args", [expression]))
 
+    def is_assignment(expression: Any) -> bool:
+        """Whether it is a list of equations for different things."""
+        named = members(expression)
+        return (
+            isinstance(expression, sympy.FiniteSet)
+            and all(isinstance(one, sympy.Eq) for one in named)
+            and len({one.lhs for one in named}) == len(named)
+        )
+
     def check(answer: str | None, gold: str) -> str:
         wanted, wanted_text = read(gold)
         if answer is None:
@@ -164,11 +175,8 @@ def checker() -> Callable[[str | None, str], str]:
         listed = members(given) if isinstance(given, sympy.FiniteSet) else []
         if len(listed) > 1 == len(given.args) and not isinstance(wanted, sympy.FiniteSet):
             return "wrong"  # "10, 10" is not 10
-        if isinstance(wanted, sympy.FiniteSet):
-            named = members(wanted)
-            if all(isinstance(one, sympy.Eq) for one in named) and len({one.lhs for one in named}) == len(named):
-                if not any(equations(one) for one in listed or [given]):
-                    wanted = sympy.Tuple(*(one.rhs for one in named))  # x = 2, y = 1 asks for this order
+        if is_assignment(wanted) and not any(equations(one) for one in listed or [given]):
+            wanted = sympy.Tuple(*(one.rhs for one in members(wanted)))  # x = 2, y = 1 asks for this order
         if decimal(answer, given, wanted) or decimal(gold, wanted, given):
             return "correct"
         return "correct" if grader.verify(wanted, given, timeout_seconds=None) else "wrong"
@@ -217,7 +225,10 @@ def main(cpu_seconds: float, memory_bytes: int) -> None:
 
 
 def serve(check: Callable[[str | None, str], str], cpu_seconds: float, reply: Callable[[str], None]) -> None:
-    for line in open(0, "rb"):
+    """Reply to requests until standard input ends."""
+    for (
+        line
+    ) in sys.stdin:  # at its first line: only then is there a buffer, which the next child does not get
         reply("begun")
         for answer, gold in json.loads(line):
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # SIGPROF ends the process, whatever it is at
