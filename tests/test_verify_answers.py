@@ -53,6 +53,7 @@ CORRECT, WRONG, UNPARSABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSABLE
         ("The answer is $3$, no, $4$", "3, no, $4$"),
         ("The answer is $3$/4.", "3/4"),
         ("The answer is $3$ cups.", "3 cups"),
+        ("The answer is $3$, which is less than $4$.", "3, which is less than $4$"),
         ("The answer is $3$, because $x = 4$.", "3"),
         ("The answer is $$3$$.", "3"),
         ("5 + 2 = 7 ; 7 * 3 = 21 ;", None),  # truncated: a number in passing is no answer
@@ -160,6 +161,23 @@ def test_fractions_are_exact(top, bottom, factor, error):
     ],
 )  # fmt: skip
 def test_rounded_decimals_and_percentages(answer, gold, verdict):
+    assert compare(normalise(answer), normalise(gold)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "verdict"),
+    [
+        ("9 AM", r"9\text{ a.m.}", CORRECT), ("9:00 a.m.", r"9\text{ a.m.}", CORRECT), ("9",
+        r"9\text{ a.m.}", CORRECT),
+        (r"9\text{ p.m.}", r"9\text{ a.m.}", WRONG), (r"\text{1:03 PM}", r"1\!:\!03 \text{ p.m.}", CORRECT),
+        ("2:06 PM", r"\text{1:03 PM}", WRONG), ("9 a.m.", "9", CORRECT), ("10 a.m.", "9", WRONG),
+        (r"\text{(c)}", r"\text{(C)}", CORRECT), ("C", r"\text{(C)}", CORRECT), ("Even", r"\text{even}",
+        CORRECT),
+        (r"\text{B, A}", r"\text{A,B}", None), ("C", "c", None), (r"\text{12 cm}", "12", CORRECT),
+        (r"\text{12 or 13}", "12", None), ("385_8", "385_{8}", CORRECT), ("24", "24_{10}", CORRECT),
+    ],
+)  # fmt: skip
+def test_times_of_day_words_and_bases(answer, gold, verdict):
     assert compare(normalise(answer), normalise(gold)) is verdict
 
 

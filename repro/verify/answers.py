@@ -27,7 +27,7 @@ _PHRASE = re.compile(  # "the final answer is", "Answer:", "**Answer**:", "Answe
 _FORMULA = re.compile(r"\$++((?:[^$\\]|\\.)++)\$++|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
 # Behind a formula: nothing more of the answer.
-_ALL_SAID = re.compile(r"[\s*.,;:!]*+(?:$|(?:because|since|where|when|as|which|so|given|due)\b)", re.I)
+_ALL_SAID = re.compile(r"[\s*.,;:!]*+(?:$|(?:because|since|where)\b)", re.I)
 
 
 def extract(text: str) -> str | None:
@@ -135,6 +135,7 @@ _REWRITES: tuple[_Rewrite, ...] = (
     (re.compile(r"^\\[(\[](.*)\\[)\]]$"), r"\1"),
     (re.compile(r"^\{([^{}]*+)\}$"), r"\1"),
     (re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*+\{([^{}A-Za-z]*+)\}"), r"\1"),  # \text{13}
+    (re.compile(r"^\\(?:text|mbox)\s*+\{([+-]?[0-9][^{}]*+)\}$"), r"\1"),  # \text{13 cm}
     (
         re.compile(r"(?<=[0-9])\s*+(\\text\s*+\{)?+\s*+(?:per ?cent|percentage|pct)\.?+\s*+(?(1)\})$", re.I),
         "%",
@@ -321,9 +322,9 @@ def compare(answer: str, gold: str) -> Verdict | None:
         return Verdict.CORRECT
     if any(mark.findall(answer) != mark.findall(gold) for mark in (_BASE, _PRIME)):
         return Verdict.WRONG  # math-verify reads neither
-    if answer.endswith(_HALVES) and gold.endswith(_HALVES) and answer[-3:] != gold[-3:]:
-        return Verdict.WRONG
-    answer, gold = (re.sub(" [ap]m$", "", text) for text in (answer, gold))
+    if gold.endswith(_HALVES):
+        return Verdict.CORRECT if _same_time(answer, gold) else Verdict.WRONG
+    answer = re.sub(f"(?:{'|'.join(_HALVES)})$", "", answer)
     wanted = rational(gold)
     if wanted is None:
         return None
@@ -333,7 +334,7 @@ def compare(answer: str, gold: str) -> Verdict | None:
     given = rational(answer)
     if given is not None:
         return Verdict.CORRECT if _equal(answer, given, gold, wanted) else Verdict.WRONG
-    sides = [normalise(side) for side in (*before, last)]
+    sides = [normalise(side) for part in (*before, last) for side in part.split(r"\approx")]
     if all(rational(side) is None for side in sides) and _is_undone(sides[-1]):
         return Verdict.UNPARSABLE
     return None
@@ -354,6 +355,14 @@ def _is_undone(answer: str) -> bool:
     if _BRACKETED.fullmatch(answer) or re.search("[A-Za-z]", _COMMAND.sub("", answer)):
         return False  # no number, or in brackets as a whole, which says: this is one
     return bool(_UNDONE.search(answer))
+
+
+def _same_time(answer: str, gold: str) -> bool:
+    """Whether the times of day are the same; an answer need not say which half it means."""
+    if answer.endswith(_HALVES) and answer[-3:] != gold[-3:]:
+        return False
+    said, wanted = (re.sub("(?::00)?(?: [ap]m)?$", "", text) for text in (answer, gold))
+    return said == wanted
 
 
 def _same_words(answer: str, gold: str) -> bool:

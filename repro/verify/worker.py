@@ -226,6 +226,7 @@ def main(cpu_seconds: float, memory_bytes: int) -> None:
 
 def serve(check: Callable[[str | None, str], str], cpu_seconds: float, reply: Callable[[str], None]) -> None:
     """Reply to requests until standard input ends."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever was inherited
     for (
         line
     ) in sys.stdin:  # at its first line: only then is there a buffer, which the next child does not get
