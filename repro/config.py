@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from repro import benchmarks
 from repro.errors import UserError
 from repro.objectives import Optimizer
 
@@ -162,8 +171,9 @@ class Training(Section):
     gradient_checkpointing: bool = False  # less memory, more time
     padding_free: bool = False  # rows of a pass in one sequence, each attending to itself
     lora: LoRA | None = None  # default: all weights are trained
-    accelerate: Path | None = None  # config of `accelerate launch`: FSDP, DeepSpeed, processes
+    accelerate: Path | None = None  # config of `accelerate launch`: FSDP or copies, processes
     save_every: int | None = Field(default=None, gt=0)  # steps after which a killed training call can go on
+    keep_moments: bool = True  # of a finished run: a higher budget then goes on where it ended
 
 
 class RewardModel(Section):
@@ -184,7 +194,7 @@ class RewardModel(Section):
         return self
 
 
-BenchmarkName = Literal["ladder", "gsm8k", "math", "math500", "aime24", "amc23"]
+BenchmarkName = Annotated[str, AfterValidator(benchmarks.known)]
 
 
 class Benchmark(Section):
