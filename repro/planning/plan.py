@@ -481,7 +481,7 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
             rows,
         ),
         _section(
-            "What a rehearsal gets out of each budget: rounds | optimizer steps | share that the checkpoint lacks",
+            "In a rehearsal, at each budget: rounds | optimizer steps | share that is not in the checkpoint",
             ["method", *map(_flops, plan.budgets), "calls of the Lab", ""],
             [_play_row(name, play, plan) for name, play in plan.plays.items()],
         ),

@@ -314,7 +314,8 @@ class RehearsalLab:
         budget = self._budgets[len(self.standings)]
         self.standings.append(
             Standing(
-                budget, self.spent, self.round, self._steps, self._calls, self._drawn, 1 - self._held / budget,
+                budget, self.spent, self.round, self._steps, self._calls, self._drawn,
+                1 - self._held / budget,
                 {str(account): cost for account, cost in self._accounts.items()}, self._prefill,
             )
         )  # fmt: skip
