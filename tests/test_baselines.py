@@ -267,6 +267,17 @@ def test_rft_edit_distance_equals_the_textbook_table() -> None:
         assert distance(a, b) == table(a, b)
 
 
+def test_rft_trains_on_what_adds_up() -> None:
+    lab, texts = (
+        fake_lab("rft"),
+        cycle(["2 + 2 = 4", "2 + 2 = 5", "by hand"]),
+    )  # the answer is right each time
+    lab.complete = lambda problem, hint, random: completion(next(texts), True, problem=problem)  # type: ignore[method-assign]
+    run("rft", lab)
+    (training,) = lab.made("train")
+    assert {example.response for example in training["data"]} == {"2 + 2 = 4", "by hand"}
+
+
 # --- AdaSTaR ----------------------------------------------------------------------------------------
 
 

@@ -49,13 +49,15 @@ def shown(value: Any) -> str:
         case Settings():
             changed = value.model_dump(exclude_defaults=True).items()
             kind = "" if isinstance(value, Optimizer) else type(value).__name__
-            return f"{kind}({', '.join(f'{key}={shown(item)}' for key, item in changed)})"
+            return f"{kind}({','.join(f'{key}={shown(item)}' for key, item in changed)})"
         case list() if len(set(map(repr, value))) == 1 and not isinstance(value[0], Problem | Pair | Example):
             return shown(value[0])
         case list():
             return f"{len(value)}:{digest([text_of(row) for row in value])}"
         case float():
             return f"{value:.6g}"
+        case None:
+            return "-"
     return str(value)
 
 
