@@ -184,7 +184,7 @@ class FakeLab:
         assert isinstance(optimizer, Optimizer) and batch_size >= 1 and start in ("base", "current")
         assert steps is None or epochs is None
         to_the_end = steps is None and epochs is None
-        assert self.plans or not to_the_end or optimizer.schedule == "constant"
+        assert self.plans or not to_the_end or horizon or optimizer.schedule == "constant"
         objective = _fitting(objective, data)
         how = {"start": start, "steps": steps, "epochs": epochs, "inherit_optimizer": inherit_optimizer}
         what = {"optimizer": optimizer, "batch_size": batch_size, "objective": objective}

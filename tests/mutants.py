@@ -55,7 +55,8 @@ BASELINES = [
     baseline("star", "kept += [c for (c,) in hinted if c.correct]", "kept += [c for (c,) in hinted]"),
     baseline("star", "steps=None if last else self.steps(lab.round)", "steps=self.steps(lab.round)"),
     baseline("star", "+ sampling + next_steps", "+ next_steps", "test_star_last_round_rule"),
-    baseline("star", "self.steps(lab.round + 1)", "self.steps(lab.round)"),
+    baseline("star", "self.steps(lab.round + 1)", "self.steps(lab.round)",
+             "test_star_asks_whether_the_next_round_fits"),
     baseline("star", "min(round, self.growth_rounds)", "round"),
     baseline("rft", "temperature=self.temperature, top_k=self.top_k", "temperature=self.temperature"),
     baseline("rft", 'start="base", ', ""),
@@ -125,20 +126,25 @@ LAB: list[Mutant] = []
 # repro/evaluation.py, collect.py: what is recorded of it.
 RECORDING: list[Mutant] = []
 
-FLOPS = seen_by("repro/flops.py", "tests/test_flops.py", {
-    "TRAINING_PASSES = 3": "TRAINING_PASSES = 2",
-    "head = 2 * shape": "head = shape",
-    "attention = 4 * shape.layers": "attention = 2 * shape.layers",
-    "self.heads + self.kv_heads": "2 * self.heads",
-    "logits=1 + decoded": "logits=decoded",
-    "tokens=prompt - shared + decoded": "tokens=prompt + decoded",
-    "pairs=sum(map(_causal, totals))": "pairs=sum(totals)",
-    "- _causal(shared)\n": "\n",
-    "passes * attention + adapters": "(passes - 1) * attention + adapters",
-    "passes * 2 * shape.parameters": "2 * shape.parameters",
-    "max(row.padded // row.sequences for row in rows)": "min(row.padded // row.sequences for row in rows)",
-    "padded=len(totals) * max(totals, default=0)": "padded=sum(totals)",
-})  # fmt: skip
+FLOPS = [
+    *seen_by("repro/flops.py", "tests/test_batches.py::test_a_batch_is_padded_to_its_longest_row", {
+        "longest = max(row.padded": "longest = min(row.padded",
+        "padded=longest * total.sequences": "padded=total.padded",
+    }),
+    *seen_by("repro/flops.py", "tests/test_flops.py", {
+        "TRAINING_PASSES = 3": "TRAINING_PASSES = 2",
+        "head = 2 * shape": "head = shape",
+        "attention = 4 * shape.layers": "attention = 2 * shape.layers",
+        "self.heads + self.kv_heads": "2 * self.heads",
+        "logits=1 + decoded": "logits=decoded",
+        "tokens=prompt - shared + decoded": "tokens=prompt + decoded",
+        "pairs=sum(map(_causal, totals))": "pairs=sum(totals)",
+        "- _causal(shared)\n": "\n",
+        "passes * attention + adapters": "(passes - 1) * attention + adapters",
+        "passes * 2 * shape.parameters": "2 * shape.parameters",
+        "padded=len(totals) * max(totals, default=0)": "padded=sum(totals)",
+    }),
+]  # fmt: skip
 
 STATISTICS = [
     *seen_by("repro/reporting/statistics.py", "tests/test_statistics.py", {

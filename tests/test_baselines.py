@@ -29,7 +29,7 @@ from fake_lab import (
     run,
 )
 
-from repro.method import SFT, Completion, Optimizer, Pair, Problem, Role, Verdict
+from repro.method import SFT, BudgetSpent, Completion, Optimizer, Pair, Problem, Role, Verdict
 
 METHODS = [name for name in NAMES if not name.startswith("_")]
 
@@ -157,6 +157,15 @@ def test_star_last_round_rule() -> None:
     # This training 40 * 10, sampling again 100, next training 48 * 10: 980 in all.
     assert is_last(remaining=979, sampling=100, step=10, steps=40, next_steps=48)
     assert not is_last(remaining=980, sampling=100, step=10, steps=40, next_steps=48)
+
+
+@pytest.mark.parametrize(("limit", "last"), [(5_039, True), (5_040, False)])
+def test_star_asks_whether_the_next_round_fits(limit: int, last: bool) -> None:
+    # Sampling 60 * 20 = 1,200, twice; 5 steps of 4 * 3 * 20 = 240 now and 6 in the next round: 5,040.
+    lab = fake_lab("star", accuracy=ACCURACIES["always"], limit=limit)
+    with pytest.raises(BudgetSpent):
+        play("star", lab, rounds=2, n_problems=60)
+    assert lab.made("train")[0]["steps"] == (None if last else 5)
 
 
 def test_star_rationalises_failures_from_the_base_model() -> None:
@@ -556,19 +565,22 @@ def test_b_star_by_hand_without_process_rewards() -> None:
 
 def test_b_star_by_hand_with_process_rewards() -> None:
     # r = correct + 2 * reward - 1: good 1.8, slick (which is wrong) 0.72, poor 0.64. With n* = 1 the
-    # thresholds from 0.8 on score 1 * 1/1, 0.7 scores 1 * 1/2, and all below score 1 * 2/3.
-    rewards = {"good": 0.9, "slick": 0.86, "poor": 0.32}
-    lab, texts = fake_lab("b_star", process_rewards=True), cycle(rewards)
+    # thresholds from 0.8 on score 1 * 1/1, 0.7 scores 1 * 1/2, and all below score 1 * 2/3. Half of the
+    # queries have nothing that passes, so more would be taken of the others if more passed there.
+    rewards = {"good": 0.9, "slick": 0.86, "poor": 0.32, "bad": 0.25}
+    lab, texts = fake_lab("b_star", process_rewards=True), cycle(["good", "slick", "poor"])
 
     def complete(problem: Problem, hint: bool, random: np.random.Generator) -> Completion:
-        text = next(texts)
-        return completion(text, text != "slick", problem=problem)
+        text = "bad" if int(problem.id[1:]) % 2 else next(texts)
+        return completion(text, text in ("good", "poor"), problem=problem)
 
     lab.complete = complete  # type: ignore[method-assign]
     lab.score = lambda completions: [(rewards[c.text],) for c in completions]  # type: ignore[method-assign]
     play("b_star", lab, k=3, n_wanted=40)
     (training,) = lab.made("train")
-    assert len(training["data"]) == 40 and {example.response for example in training["data"]} == {"good"}
+    solvable = {problem for problem in lab.made("sample")[-1]["problems"] if int(problem.id[1:]) % 2 == 0}
+    assert {example.problem for example in training["data"]} == solvable
+    assert len(training["data"]) == len(solvable) and {e.response for e in training["data"]} == {"good"}
 
 
 # --- controls ---------------------------------------------------------------------------------------
