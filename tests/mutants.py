@@ -147,11 +147,14 @@ FLOPS = [
 ]  # fmt: skip
 
 STATISTICS = [
+    *seen_by("repro/reporting/statistics.py", "tests/test_resampling.py", {
+        "drawn / (n * len(tiers))": "drawn / len(tier_of)",
+        "1 / (sizes * len(tiers))": "1 / (sizes * sizes)",
+    }),
     *seen_by("repro/reporting/statistics.py", "tests/test_statistics.py", {
         "y[..., tier_of == t].mean(-1)": "y[..., tier_of == t].sum(-1)",
         "y, rows = y - y.mean(0), rows - 1": "rows = rows - 1",
         "between - np.sum(noise) / len(noise) ** 2": "between",
-        "drawn / (n * len(tiers))": "drawn / len(tier_of)",
         "worst = max(worst, min(1.0, (len(p) - step) * p[i]))": "worst = min(1.0, (len(p) - step) * p[i])",
         "(len(p) - step) * p[i]": "len(p) * p[i]",
         "1 + better.sum(0)": "1 + better.sum(1)",
