@@ -114,7 +114,8 @@ def test_calls_are_those_on_record(name: str, pytestconfig: pytest.Config) -> No
         old = path.read_text() if path.exists() else ""
         changes = unified_diff(old.splitlines(), new.splitlines(), str(path), "now", lineterm="", n=1)
         hint = "If this is meant: pytest tests/test_golden.py --renew-golden"
-        assert new == old, "\n".join([f"{name} calls the Lab differently.", *changes, hint])
+        if new != old:
+            pytest.fail("\n".join([f"{name} calls the Lab differently.", *changes, hint]), pytrace=False)
 
 
 def test_every_transcript_has_a_method_and_short_lines() -> None:
@@ -161,4 +162,4 @@ def test_every_setting_makes_a_difference(name: str, field: str) -> None:
     both = (False, True) if as_it_is(name, False).asked else (False,)
     assert any(
         played(name, rewards, **{field: value}).calls != as_it_is(name, rewards).calls for rewards in both
-    )
+    ), f"{name} calls the Lab alike with {field}={value!r}: use it, or give SMALL a setting where it matters"
