@@ -17,7 +17,7 @@ from repro import fetch, files, identity, problems
 from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
-from repro.models import config_of
+from repro.models import config_of, refuse_code
 from repro.objectives import SFT
 from repro.problems import ladder
 from repro.problems.prompts import fill, templates
@@ -77,6 +77,7 @@ def _link(source: Path, folder: Path) -> None:
     """Links to the model's files: gigabytes need no second copy, and their hashes are sealed all the same."""
     if not (source / "config.json").is_file():
         raise UserError(f"base model {source} holds no config.json; name a transformers model folder")
+    refuse_code(source)
     if not list(source.glob("*.safetensors")):
         raise UserError(f"base model {source} holds no safetensors weights; convert the model first")
     kept = {".json", ".safetensors", ".txt", ".model", ".jinja"}

@@ -612,3 +612,18 @@ def test_roles() -> None:
     assert roles[Role.METHOD] >= 6
     assert roles[Role.ABLATION] >= 1
     assert all(roles[role] == 1 for role in set(Role) - {Role.METHOD, Role.ABLATION})
+
+
+# --- notice of the last round -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adastar", "star_acc_lazy"])
+def test_a_last_round_that_is_planned_trains_on_what_was_sampled(name: str) -> None:
+    for limit in range(3_000, 9_000, 500):
+        planned = run(name, fake_lab(name, limit=limit, plans=True), plans=True)
+        *_, last = [call for call in planned.calls if call.what in ("sample", "train")]
+        assert last.what == "train" and last["steps"] is None and planned.spent == limit
+        plain = run(name, fake_lab(name, limit=limit))
+        sampled = [call.arguments for call in plain.calls if call.what == "sample"]
+        first = [call.arguments for call in planned.calls if call.what == "sample"]
+        assert first == sampled[: len(first)]  # until then the same run
