@@ -39,7 +39,7 @@ class STaRAccLazy(Method):
         wanted = self.steps(lab.round) * self.batch_size
         kept: list[Example] = []
         m = 0
-        last = False
+        last, chunk_cost = False, 0
         while len(kept) < wanted and m < len(order) and not last:
             spent_before = lab.spent
             unsolved = [lab.problems[i] for i in order[m : m + self.chunk]]
@@ -56,9 +56,10 @@ class STaRAccLazy(Method):
                 unsolved = [c.problem for (c,) in tries if not c.correct]
                 if not unsolved:
                     break
+            chunk_cost = max(chunk_cost, lab.spent - spent_before)
             if kept:
                 training = self.steps(lab.round) * lab.step_cost(kept, self.batch_size)
-                last = not lab.affords(lab.spent - spent_before + training)
+                last = not lab.affords(training + 2 * chunk_cost)
         lab.log("sampled", visited=m, kept=len(kept))
 
         if kept:
