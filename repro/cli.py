@@ -259,6 +259,21 @@ def tables(
     typer.echo(f"report: {records.parent / 'report.html'}")
 
 
+@app.command()
+def verify(
+    records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+) -> None:
+    """Count every FLOP of a study anew from its records. Needs neither torch nor a GPU."""
+    from repro.reporting.recount import recount
+
+    found = recount(records)
+    typer.echo(found.table())
+    if found.differences:
+        typer.echo("\n" + "\n".join(found.differences))
+        raise typer.Exit(1)
+    typer.echo(f"{records}: verified")
+
+
 def main() -> None:
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("repro").setLevel(logging.INFO)

@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 
 from repro import __version__, files, identity, problems
+from repro.benchmarks import BENCHMARKS
 from repro.config import Study
 from repro.discovery import load_method
 from repro.errors import UserError
 from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
 from repro.ledger import Entry
-from repro.profiles import TITLES, settings
+from repro.profiles import settings
 from repro.schema import CSV, FILES, Account
 
 SAMPLE_KEY = ["method", "seed", "budget", "benchmark", "mode", "problem", "sample"]
@@ -138,13 +139,12 @@ def _benchmarks(study: Study, samples: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for name in study.evaluation.benchmarks:
         how = settings(study, name)
-        # The ladder has as many problems in each tier by design; elsewhere tiers only split the problems.
-        macro = name == "ladder"
+        macro = BENCHMARKS[name].tiers_alike
         tiers = samples.loc[samples["benchmark"] == name, "tier"]
         found.append(
             {
                 "name": name,
-                "title": TITLES[name],
+                "title": BENCHMARKS[name].title,
                 "tiers": sorted(tiers.unique()),
                 "macro": macro,
                 "metric": how.metric + ", mean over tiers" * macro,

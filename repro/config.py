@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from repro import benchmarks
 from repro.errors import UserError
 from repro.objectives import Optimizer
 from repro.yaml_files import read_yaml
@@ -284,7 +285,7 @@ class Training(Section):
     gradient_checkpointing: bool = False  # less memory, more time
     padding_free: bool = False  # rows of a pass in one sequence, each attending to itself
     lora: LoRA | None = None  # default: all weights are trained
-    accelerate: Path | None = None  # config of `accelerate launch`: FSDP, DeepSpeed, processes
+    accelerate: Path | None = None  # config of `accelerate launch`: FSDP or copies, processes
     save_every: Steps | None = None  # steps after which a killed training call can go on
     keep_moments: bool = True  # of a finished run: a higher budget then goes on where it ended
 
@@ -313,7 +314,7 @@ class RewardModel(Section):
         return self
 
 
-BenchmarkName = Literal["ladder", "gsm8k", "math", "math500", "aime24", "amc23"]
+BenchmarkName = Annotated[str, AfterValidator(benchmarks.known)]
 
 
 class Benchmark(Section):

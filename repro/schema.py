@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Account(StrEnum):
@@ -30,8 +33,10 @@ RUNS = {
 }  # fmt: skip
 # Counts of :class:`repro.flops.Tally`.
 TALLY = ("sequences", "prompt_tokens", "completion_tokens", "tokens", "logits", "pairs", "padded")
-# One line for each entry of a run's ledger; `budget` is the first that contains it, so that what a run that
-# does not plan had spent at a budget is the sum of its lines up to there. `shape` names one in study.json.
+# One line for each entry of a run's ledger, in the order it happened; `budget` is the first that contains it,
+# so that what a run that does not plan had spent at a budget is the sum of its lines up to there. A line of
+# `evaluate` is of its own budget alone, that of `warm_start` of no method ("", seed 0, budget 0). `shape`
+# names one in study.json.
 LEDGER = {
     "method": str, "seed": int, "budget": int, "account": str, "round": int, "call": int, "passes": int,
     "shape": str, **dict.fromkeys(TALLY, int), "flops": int, "papers_flops": int,
@@ -44,13 +49,65 @@ MACHINE = {
     "method": str, "seed": int, "budget": int, "account": str, "device": str, "seconds": float,
     "joules": float, "flops": int,
 }  # fmt: skip
+VERIFY, WASTED = "verify", "wasted"
+MACHINE_ACCOUNTS = (*Account, VERIFY, WASTED)
+UNKNOWN = ("seconds", "joules", "flops")  # of machine.csv: blank where it was not measured
 SAMPLES = (
     "method", "seed", "budget", "benchmark", "mode", "tier", "problem", "sample", "correct", "verdict",
     "answer", "tokens", "finish", "text_hash",
 )  # fmt: skip
-FACTS = (
-    "name", "title", "budgets", "seeds", "benchmarks", "evaluation", "target_accuracies", "model", "shapes",
-    "versions", "command", "files", "digest",
-)  # fmt: skip
+SAMPLE_KEY = ("method", "seed", "budget", "benchmark", "mode", "problem", "sample")  # no two lines share it
 CSV = {"runs.csv": RUNS, "ledger.csv": LEDGER, "visits.csv": VISITS, "machine.csv": MACHINE}
 FILES = (*CSV, "samples.parquet")  # whose SHA-256 study.json holds
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BenchmarkFacts(_Facts):
+    """What study.json says of one benchmark."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")  # it goes into file names
+    title: str
+    tiers: list[str] = Field(min_length=1)
+    macro: bool  # whether a score is the mean over tiers; else over problems
+    metric: str
+    samples_per_problem: int = Field(ge=1)
+    max_tokens: int
+
+
+class EvaluationFacts(_Facts):
+    """How everything was evaluated alike; null where no run was."""
+
+    prompt: dict[str, Any] | None
+    engine: dict[str, Any] | None
+    tasks: dict[str, Any] | None
+
+
+class ModelFacts(_Facts):
+    description: str
+    parameters: Count
+
+
+class Facts(_Facts):
+    """The content of study.json."""
+
+    name: str
+    title: str
+    budgets: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)  # FLOPs
+    seeds: list[Count] = Field(min_length=1)
+    benchmarks: list[BenchmarkFacts] = Field(min_length=1)
+    evaluation: EvaluationFacts
+    target_accuracies: list[float]
+    model: ModelFacts
+    shapes: dict[str, dict[str, Count]]  # id -> the integers of :class:`repro.flops.ModelShape`
+    versions: dict[str, str]
+    command: str
+    files: dict[str, str]  # each of :data:`FILES` -> its SHA-256
+    digest: str  # :func:`repro.files.digest` of all the rest
+
+
+FACTS = tuple(Facts.model_fields)

@@ -17,6 +17,10 @@ GUESSES = [str(n) for n in range(1, 13)]
 ENDINGS = {"hashes": "#### {}", "boxed": "\\boxed{{{}}}"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-golden", action="store_true", help="write the transcripts of tests/golden anew")
+
+
 @contextmanager
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
     """A folder that all workers of pytest-xdist share, and whether this one has to make it."""

@@ -202,6 +202,14 @@ def test_long_answers_are_recorded_short_and_apart() -> None:
     assert stated(rf"\boxed{{{'9' * 9000}}}") == ""
 
 
+def test_half_a_surrogate_pair_can_be_checked_and_recorded() -> None:
+    texts = ["#### 5 \ud800", "\udfff #### 5"]
+    ((one, other),) = suite.verify([texts], [{"answer": "5"}])
+    assert (one.verdict, other.verdict) == (Verdict.UNPARSABLE, Verdict.CORRECT)
+    assert one.text_hash != other.text_hash
+    assert f"{one.answer}{other.answer}".encode()
+
+
 # ------------------------------------------------------------------------------ wordings of real answers
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
-import sys
-from dataclasses import dataclass, field
-from itertools import product
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import BUDGETS, ONE_TIER, ROWS, Made, facts_of, run_line, seal, solved, write, write_records
 
-from repro.errors import UserError
 from repro.method import Role
 from repro.planning.power import detectable
 from repro.reporting.analysis import Analysis, Difference, Estimate
@@ -26,123 +22,6 @@ from repro.reporting.statistics import (
     pass_at_k,
     rank_intervals,
     seed_variance,
-)
-
-TIERS = ("1", "2", "3")
-BUDGETS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000)
-
-
-# ------------------------------------------------------------------------------- synthetic records
-
-
-@dataclass(frozen=True)
-class Made:
-    """One made-up row: its gain over the base in logits at the top budget, and what breaks."""
-
-    method: str
-    role: Role = Role.METHOD
-    gain: float = 0.0
-    note: str = ""
-    broken: dict[tuple[int, int], tuple[str, str]] = field(
-        default_factory=dict
-    )  # (seed, budget) -> status, reason
-
-
-def write_records(
-    folder: Path,
-    rows: tuple[Made, ...],
-    *,
-    seeds: tuple[int, ...] = (0, 1, 2),
-    budgets: tuple[int, ...] = BUDGETS,
-    per_tier: int = 20,
-    k: int = 4,
-    seed_noise: float = 0.05,
-    benchmarks: tuple[str, ...] = ("ladder",),
-) -> Path:
-    """A records folder as the pipeline writes it, deterministic in its arguments. Every benchmark has the
-    same problems; each is a little harder than the one before."""
-    rng = np.random.default_rng(7)
-    problems = len(TIERS) * per_tier
-    hard = np.repeat(np.linspace(1.2, -1.5, len(TIERS)), per_tier) + rng.normal(0, 1.0, problems)
-    samples, runs, ledger, visits = [], [], [], []
-    for row in rows:
-        for seed in seeds:
-            wobble = rng.normal(0, seed_noise) if row.role is not Role.BASE else 0.0
-            for b, budget in enumerate(budgets):
-                status, reason = row.broken.get((seed, budget), ("ok", ""))
-                ok = status == "ok"
-                spent = 0 if row.role is Role.BASE or not ok else budget - budget // 1000 - 7 * seed
-                runs.append((row.method, row.method.upper(), str(row.role), "", seed, budget, spent))
-                runs[-1] += (spent / budget, spent * 5 // 4, status, reason, b + 1, 10 * (b + 1), row.note)
-                if not ok:
-                    continue
-                parts = {"train": spent * 6 // 10, "search": spent // 20, "reward": 0, "embed": 0}
-                parts["sample"] = spent - sum(parts.values())
-                for account, flops in (parts | {"evaluate": 10**8, "warm_start": 10**9, "wasted": 0}).items():
-                    ledger.append((row.method, seed, budget, account, flops, flops * 5 // 4, flops // 1000))
-                logit = hard + wobble + row.gain * (b + 1) / len(budgets)
-                for (n, benchmark), sample in product(enumerate(benchmarks), range(-1, k)):
-                    solve = 1 / (1 + np.exp(0.5 * n - logit))
-                    correct = rng.random(problems) < (solve if sample >= 0 else solve + 0.1)
-                    for i in range(problems):
-                        choice = int(rng.integers(3))
-                        text = hashlib.sha256(f"{i} {choice}".encode()).hexdigest()[:16]
-                        verdict = "correct" if correct[i] else ("unparsable" if i % 17 == 0 else "wrong")
-                        answer = {"correct": "7", "unparsable": ""}.get(verdict, str(choice))
-                        mode, finish = (
-                            "sampled" if sample >= 0 else "greedy",
-                            "length" if i % 29 == 0 else "stop",
-                        )
-                        samples.append((row.method, seed, budget, benchmark, mode, TIERS[i // per_tier]))
-                        samples[-1] += (f"p{i:04d}", max(sample, 0), bool(correct[i]), verdict, answer)
-                        samples[-1] += (20 + i % 9, finish, text)
-            for t, tier in enumerate(TIERS):
-                if row.role is not Role.BASE:
-                    visits.append((row.method, seed, tier, 900 - 250 * t, 380 - 90 * t, 400))
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def frame(lines: list[tuple], columns: str) -> pd.DataFrame:  # type: ignore[type-arg]
-        return pd.DataFrame(lines, columns=columns.split())
-
-    frame(
-        samples,
-        "method seed budget benchmark mode tier problem sample correct verdict answer tokens finish "
-        "text_hash",
-    ).to_parquet(folder / "samples.parquet")
-    for name, lines, columns in (
-        ("runs", runs, "method title role paper seed budget spent use papers_flops status reason rounds "
-                       "steps mode_note"),
-        ("ledger", ledger, "method seed budget account flops papers_flops tokens"),
-        ("visits", visits, "method seed tier trained problems pool"),
-    ):  # fmt: skip
-        frame(lines, columns).to_csv(folder / f"{name}.csv", index=False)
-    facts = {
-        "name": "made", "title": "Made-up study", "budgets": list(budgets), "seeds": list(seeds),
-        "benchmarks": [
-            {"name": name, "title": name.upper(), "tiers": list(TIERS), "metric": f"sampled avg@{k}",
-             "samples_per_problem": k, "max_tokens": 99, "macro": name == "ladder"} for name in benchmarks
-        ],
-        "evaluation": {"prompt": {"style": "boxed", "digest": "abc"},
-                       "engine": {"engine": "transformers", "torch": "2.13"},
-                       "tasks": {f"{name}_sampled": 1 for name in benchmarks}},
-        "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
-        "versions": {"torch": "2.13"}, "command": "snakemake tables",
-    }  # fmt: skip
-    (folder / "study.json").write_text(json.dumps(facts))
-    return folder
-
-
-FAILED = {(1, BUDGETS[3]): ("failed", "loss is not finite at step 31")}
-ABSENT = {(s, b): ("unavailable", "the study has no process scorer") for s in (0, 1, 2) for b in BUDGETS}
-ROWS = (
-    Made("base", Role.BASE),
-    Made("continued", Role.CONTINUED, 0.3),
-    Made("random", Role.NEGATIVE, -0.2),
-    Made("good", gain=1.2),
-    Made("twin", gain=1.2),
-    Made("weak", Role.ABLATION, 0.2, note="verifier only"),
-    Made("crashed", gain=1.0, broken=FAILED),
-    Made("absent", broken=ABSENT),
 )
 
 
@@ -302,6 +181,75 @@ def test_seed_variance_finds_what_was_put_in() -> None:
     assert seed_variance(y[:, :1], tier_of, paired=True)[0] == 0  # one seed: unknown
 
 
+# --------------------------------------------------------------------------- worked examples, by hand
+
+
+def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
+    """The analysis of methods at one budget, given how many of 4 samples each solves: [seed][problem]."""
+    seeds = range(len(next(iter(solved_of.values()))))
+    facts = facts_of(budgets=[1000], seeds=list(seeds), benchmarks=[ONE_TIER])
+    runs = [run_line(method, seed, 1000) for method in solved_of for seed in seeds]
+    samples = [
+        sample
+        for method, counts in solved_of.items()
+        for seed, problems in enumerate(counts)
+        for sample in solved(method, seed, 1000, problems)
+    ]
+    return Analysis(load(write(folder, facts, runs=runs, samples=samples)))
+
+
+def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
+    """Five rows, each with 1, 2 and 3 of 4 samples right on every problem in seeds 0, 1 and 2. Problems do
+    not differ, so all there is is the spread between seeds: the variance of (.25, .5, .75) is 1/16, pooled
+    over 5 * (3 - 1) = 10 degrees of freedom; that of their mean is 1/48. t(.975, 10) = 2.228, so the interval
+    is .5 +- 2.228 * .1443 = .5 +- .3216; with 1/16 it would be +- .557."""
+    found = analysed(tmp_path, {name: [[n] * 4 for n in (1, 2, 3)] for name in "abcde"}).accuracy("a", 1000)
+    assert isinstance(found, Estimate) and found.mean == 0.5
+    # Drawn, not computed: each end is within a tenth of the width.
+    assert found.high - 0.5 == pytest.approx(0.3216, rel=0.1)
+    assert 0.5 - found.low == pytest.approx(0.3216, rel=0.1)
+
+
+def test_a_difference_is_paired_by_problem_and_by_seed(tmp_path: Path) -> None:
+    """Problems are of every difficulty and seed 1 is better than seed 0 by half, but b solves one sample more
+    than a everywhere: their difference is .25 whatever is drawn. Of the 2^8 sign patterns of 8 problems two
+    are as extreme: p = 1/128 = .0078."""
+    a = [[0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 2, 3, 3, 3, 3]]
+    analysis = analysed(tmp_path, {"a": a, "b": [[n + 1 for n in seed] for seed in a]})
+    found = analysis.difference("b", "a", 1000)
+    assert isinstance(found, Difference)
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+    assert found.p == pytest.approx(1 / 128, abs=0.003)
+    alone = analysis.accuracy("b", 1000)
+    assert isinstance(alone, Estimate) and alone.high - alone.low > 1  # two seeds, half a point apart
+
+
+def test_a_difference_has_the_noise_of_both_rows(tmp_path: Path) -> None:
+    """Seeds on which a and b swap places: scores .25 and .75, .75 and .25 on every problem. Less what the
+    rows of a seed share (.5), each is -.25 and .25, or the reverse: squares 4/16 over (2 - 1) * (2 - 1) = 1
+    degree of freedom give a variance of 1/4 a row and seed; of the difference of two means of two seeds
+    2 * 1/4 / 2 = 1/4. t(.975, 1) = 12.71: the interval is 0 +- 6.35, and nothing is found."""
+    found = analysed(tmp_path, {"a": [[1] * 6, [3] * 6], "b": [[3] * 6, [1] * 6]}).difference("a", "b", 1000)
+    assert isinstance(found, Difference) and found.mean == 0
+    assert found.high == pytest.approx(6.35, rel=0.2)
+    assert found.p == 1.0
+
+
+def test_ranks_are_corrected_for_all_their_pairs(tmp_path: Path) -> None:
+    """Of 6 problems, a solves 3 of 4 samples, b 2 and c 1, in the one seed: each pair has the p-value of 2 of
+    2^6 sign patterns, .031. Alone, a pair is significant; of three, Holm makes it .094, and none is ahead."""
+    counts = {"a": [[3] * 6], "b": [[2] * 6], "c": [[1] * 6]}
+    two = analysed(tmp_path / "two", {name: counts[name] for name in "ab"})
+    assert two.ranks == {"a": (1, 1), "b": (2, 2)}
+    three = analysed(tmp_path / "three", counts)
+    assert three.ranks == {"a": (1, 3), "b": (1, 3), "c": (1, 3)}
+    family = three.differences("c", 1000)  # two comparisons: .0625
+    assert [p for _, p in family.values()] == pytest.approx([0.0625, 0.0625], abs=0.01)
+    assert [d.p for d, _ in family.values() if isinstance(d, Difference)] == pytest.approx(
+        [1 / 32] * 2, abs=0.006
+    )
+
+
 # ------------------------------------------------------------------------------------------ a study
 
 
@@ -375,20 +323,16 @@ def test_benchmarks_are_apart(tmp_path: Path) -> None:
     rows = (Made("base", Role.BASE), Made("good", gain=1.0))
     study = load(write_records(tmp_path / "two", rows, seeds=(0,), benchmarks=("ladder", "gsm8k")))
     ladder, gsm8k = Analysis(study), Analysis(study, "gsm8k")
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    for file in (tmp_path / "two").iterdir():
-        (alone / file.name).write_bytes(file.read_bytes())
+    alone = shutil.copytree(tmp_path / "two", tmp_path / "alone")
     samples = pd.read_parquet(alone / "samples.parquet").query("benchmark == 'ladder'")
     samples.to_parquet(alone / "samples.parquet")
     facts = json.loads((alone / "study.json").read_text())
-    (alone / "study.json").write_text(json.dumps(facts | {"benchmarks": facts["benchmarks"][:1]}))
-    again = Analysis(load(alone))
+    again = Analysis(load(seal(alone, facts | {"benchmarks": facts["benchmarks"][:1]})))
     assert again.difference("good", "base", BUDGETS[3]) == ladder.difference("good", "base", BUDGETS[3])
     # a tier with fewer problems counts less on gsm8k, and alike on the ladder
     few = pd.read_parquet(tmp_path / "two" / "samples.parquet").query("tier != '3' or problem < 'p0043'")
     few.to_parquet(tmp_path / "two" / "samples.parquet")
-    study = load(tmp_path / "two")
+    study = load(seal(tmp_path / "two"))
     drawn = few.query(f"method == 'good' and budget == {BUDGETS[3]} and mode == 'sampled'")
     for name, macro in (("ladder", True), ("gsm8k", False)):
         part = drawn[drawn.benchmark == name]
@@ -412,85 +356,9 @@ def test_flops_to_a_target_is_a_measured_budget(analysis: Analysis) -> None:
 def test_order_of_calls_and_of_records_does_not_matter(
     records: Path, analysis: Analysis, tmp_path: Path
 ) -> None:
-    for file in records.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    copied = shutil.copytree(records, tmp_path / "records")
     shuffled = pd.read_parquet(records / "samples.parquet").sample(frac=1, random_state=0)
-    shuffled.to_parquet(tmp_path / "samples.parquet")
-    other = Analysis(load(tmp_path))
+    shuffled.to_parquet(copied / "samples.parquet")
+    other = Analysis(load(seal(copied)))
     late = other.accuracy("twin", BUDGETS[0]), other.difference("good", "base", BUDGETS[3])
     assert late == (analysis.accuracy("twin", BUDGETS[0]), analysis.difference("good", "base", BUDGETS[3]))
-
-
-# --------------------------------------------------------------------------------- malformed records
-
-
-@pytest.mark.parametrize("name", ["samples.parquet", "runs.csv", "ledger.csv", "visits.csv", "study.json"])
-def test_a_missing_file_is_named(records: Path, tmp_path: Path, name: str) -> None:
-    for file in records.iterdir():
-        if file.name != name:
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match=name):
-        load(tmp_path)
-
-
-def _spoil(records: Path, folder: Path, name: str, change) -> Path:  # type: ignore[no-untyped-def]
-    for file in records.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    path = folder / name
-    if name.endswith("parquet"):
-        change(pd.read_parquet(path)).to_parquet(path)
-    else:
-        change(pd.read_csv(path)).to_csv(path, index=False)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "says"),
-    [
-        (
-            "samples.parquet",
-            lambda f: f.drop(columns="verdict"),
-            "samples.parquet lacks the column 'verdict'",
-        ),
-        ("runs.csv", lambda f: f.drop(columns="spent"), "runs.csv lacks the column 'spent'"),
-        ("runs.csv", lambda f: f.assign(spent="lots"), "column 'spent'.*lots"),
-        ("runs.csv", lambda f: f.assign(role="hero"), "column 'role' of method .*'hero'.*must be one of"),
-        ("runs.csv", lambda f: pd.concat([f, f[:1]]), "two rows for method base"),
-        ("samples.parquet", lambda f: f.assign(benchmark="amc"), "column 'benchmark' holds 'amc'"),
-        ("samples.parquet", lambda f: f.assign(tier="9"), "column 'tier' holds '9'"),
-        ("samples.parquet", lambda f: f.assign(budget=5), "column 'budget' holds '5'"),
-        ("samples.parquet", lambda f: f.iloc[:-1], "method .* has 3 to 4 sampled rows per problem.*says 4"),
-    ],
-)
-def test_malformed_records_are_named(records: Path, tmp_path: Path, name: str, change, says: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UserError, match=says):
-        load(_spoil(records, tmp_path, name, change))
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"evaluation": {}}, "'evaluation' must hold 'prompt'"),
-        ({"evaluation": {"prompt": None, "engine": "vllm", "tasks": {}}}, "'evaluation' must hold 'engine'"),
-        ({"benchmarks": []}, "'benchmarks' must be a list that is not empty"),
-        ({"benchmarks": [{"name": "gsm8k"}]}, "benchmark 1 lacks the key 'title'"),
-    ],
-)
-def test_malformed_facts_are_named(
-    records: Path, tmp_path: Path, change: dict[str, object], says: str
-) -> None:
-    for file in records.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    facts = json.loads((records / "study.json").read_text())
-    (tmp_path / "study.json").write_text(json.dumps(facts | change))
-    with pytest.raises(UserError, match=says):
-        load(tmp_path)
-
-
-def test_rebuilding_needs_no_torch() -> None:
-    code = (
-        "import sys, repro.reporting.page, repro.collect;"
-        "print([m for m in ('torch', 'transformers', 'trl', 'lm_eval', 'vllm') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

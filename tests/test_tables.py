@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_statistics import ABSENT, BUDGETS, ROWS, Made, write_records
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from synthetic import (
+    ABSENT,
+    BUDGETS,
+    ONE_TIER,
+    ROWS,
+    Made,
+    entry,
+    facts_of,
+    run_line,
+    seal,
+    solved,
+    write,
+    write_records,
+)
 
 from repro.method import Role
 from repro.reporting.analysis import Analysis
-from repro.reporting.page import build
-from repro.reporting.results import load
-from repro.reporting.tables import all_tables, flops, leaderboard, p_text, signed, significant, use
+from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.page import build, render
+from repro.reporting.results import load, one_line
+from repro.reporting.table import Bold, Table, flops, p_text, signed, significant
+from repro.reporting.tables import all_tables, leaderboard, overview, tiers
 
-TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "quality", "use")
+TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "stranded", "quality", "use", "machine")
+Line = dict[str, object]
 FIGURES = ("accuracy", "differences", "spend", "frequency")
 
 
@@ -61,47 +83,52 @@ def test_units_for_people() -> None:
 GOLDEN = """\
 method,title,role,rank_low,rank_high,accuracy_1000,accuracy_1000_low,accuracy_1000_high,vs_base,vs_base_low,\
 vs_base_high,vs_base_p_holm,spent,use,note,missing
-good,Good,method,1,1,0.75,0.75,0.75,0.25,0.25,0.25,0.132487,995,0.995,,
+good,Good,method,1,1,0.75,0.75,0.75,0.25,0.25,0.25,0.132487,992,0.992,,
 base,Base,base,,,0.5,0.5,0.5,,,,,0,,,
 """
 
 
+def golden(folder: Path, seeds: int = 1) -> Path:
+    """Four problems, four samples each. The base solves 2 of 4 samples of every problem and the method 3; 124
+    tokens of 8 FLOPs are its spend."""
+    counts = {"base": 2, "good": 3}
+    each = [(method, seed) for method in counts for seed in range(seeds)]
+    return write(
+        folder,
+        facts_of(budgets=[1000], seeds=list(range(seeds)), benchmarks=[ONE_TIER]),
+        runs=[
+            run_line("base", seed, 1000, role="base", steps=0) if method == "base"
+            else run_line(method, seed, 1000, spent=992, papers_flops=1240) for method, seed in each
+        ],
+        ledger=[entry("good", seed, 1000, "train", 124) for seed in range(seeds)],
+        samples=[s for method, seed in each for s in solved(method, seed, 1000, [counts[method]] * 4)],
+    )  # fmt: skip
+
+
 def test_golden_leaderboard(tmp_path: Path) -> None:
-    """Four problems, four samples each, one seed. The base solves 2 of 4 samples of every problem and the
-    method 3: problems do not differ, so intervals have no width. Of the 16 sign patterns 2 are as extreme,
-    p = .125; the 10,000 random ones give .132."""
-    samples = []
-    for method, solved in (("base", [1, 0, 1, 0]), ("good", [1, 1, 1, 0])):
-        for problem in range(4):
-            for sample, correct in enumerate(solved):
-                samples.append(
-                    (method, 0, 1000, "ladder", "sampled", "1", f"p{problem}", sample, bool(correct), "wrong")
-                )
-    frame = pd.DataFrame(samples, columns=["method", "seed", "budget", "benchmark", "mode", "tier", "problem",
-                                           "sample", "correct", "verdict"])  # fmt: skip
-    frame.assign(answer="7", tokens=5, finish="stop", text_hash="a").to_parquet(tmp_path / "samples.parquet")
-    (tmp_path / "runs.csv").write_text(
-        "method,title,role,paper,seed,budget,spent,use,papers_flops,status,reason,rounds,steps,mode_note\n"
-        "base,Base,base,,0,1000,0,0,0,ok,,0,0,\ngood,Good,method,,0,1000,995,0.995,1200,ok,,1,2,\n"
-    )
-    (tmp_path / "ledger.csv").write_text(
-        "method,seed,budget,account,flops,papers_flops,tokens\ngood,0,1000,train,995,1200,7\n"
-    )
-    (tmp_path / "visits.csv").write_text("method,seed,tier,trained,problems,pool\ngood,0,1,6,3,4\n")
-    facts = {
-        "name": "g", "title": "Golden", "budgets": [1000], "seeds": [0],
-        "benchmarks": [{"name": "ladder", "title": "Ladder", "tiers": ["1"], "metric": "avg@4", "macro": True,
-                        "samples_per_problem": 4, "max_tokens": 9}],
-        "evaluation": {"prompt": {"digest": "abc"}, "engine": {"engine": "transformers"}, "tasks": {"t": 1}},
-        "target_accuracies": [0.6], "versions": {}, "command": "make",
-        "model": {"description": "none", "parameters": 1},
-    }  # fmt: skip
-    (tmp_path / "study.json").write_text(json.dumps(facts))
-    table = leaderboard(Analysis(load(tmp_path)))
+    """Problems do not differ, so intervals have no width. Of the 16 sign patterns 2 are as extreme, p = .125;
+    the 10,000 random ones give .132."""
+    records = golden(tmp_path / "records")
+    table = leaderboard(Analysis(load(records)))
     assert table.csv() == GOLDEN
-    assert "| **75.0**<br>[75.0, 75.0] |" in table.markdown()
+    assert "| 75.0<br>[75.0, 75.0] |" in table.markdown()
     assert any("One training seed" in note for note in table.notes)
-    build(tmp_path, tmp_path / "out")  # one budget, one seed, no greedy, no control
+    build(records, tmp_path / "out")  # one budget, one seed, no greedy, no control
+
+
+def test_few_seeds_are_preliminary_and_put_nobody_first(tmp_path: Path) -> None:
+    """A study of five seeds has its first ranks in bold; with fewer, all that shows a result says what it
+    rests on."""
+    for seeds in (4, 5):
+        analysis = Analysis(load(golden(tmp_path / str(seeds), seeds)))
+        board = leaderboard(analysis).markdown()
+        page = render(analysis.study, all_tables([analysis]), dict.fromkeys(FIGURES, b""))
+        said = [
+            "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "tuned evenly" in board,
+            '<p class="banner" role="note">Preliminary: 4 training' in page,
+        ]  # fmt: skip
+        assert all(said) if seeds == 4 else not any(said)
+        assert ("**75.0**" in board) == (seeds == 5)
 
 
 def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
@@ -138,8 +165,7 @@ def test_benchmarks_may_differ_in_their_samples(tmp_path: Path) -> None:
     samples.query("benchmark == 'aime24' or sample == 0").to_parquet(records / "samples.parquet")
     facts = json.loads((records / "study.json").read_text())
     facts["benchmarks"][1]["samples_per_problem"] = 1
-    (records / "study.json").write_text(json.dumps(facts))
-    build(records, tmp_path / "out")
+    build(seal(records, facts), tmp_path / "out")
     quality = pd.read_csv(tmp_path / "out" / "tables" / "quality.csv").set_index(["Benchmark", "method"])
     assert quality["pass@4"].loc["AIME24"].notna().all() and quality["pass@4"].loc["GSM8K"].isna().all()
     one = quality.loc["GSM8K"]
@@ -159,11 +185,14 @@ def test_two_builds_are_the_same_bytes(records: Path, out: Path, tmp_path: Path)
     copied = shutil.copytree(records, tmp_path / "records")
     samples = pd.read_parquet(copied / "samples.parquet")
     samples.sample(frac=1, random_state=1).to_parquet(copied / "samples.parquet")
-    build(copied, tmp_path / "out")
+    build(seal(copied), tmp_path / "out")
+    digests = [json.loads((folder / "study.json").read_text())["digest"] for folder in (copied, records)]
 
     def hashes(folder: Path) -> dict[str, str]:
         return {
-            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            str(path.relative_to(folder)): hashlib.sha256(
+                path.read_bytes().replace(digests[0].encode(), digests[1].encode())  # the page shows it
+            ).hexdigest()
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
@@ -200,11 +229,87 @@ def test_rows_are_sorted_by_score_with_incomplete_rows_last(out: Path) -> None:
 
 def test_costs_add_up_to_what_was_spent(out: Path) -> None:
     costs = pd.read_csv(out / "tables" / "costs.csv")
-    inside = costs[costs.account.isin(["train", "sample", "search", "reward", "embed"])]
+    inside = costs[costs.account.isin(["train", "sample", "search", "reward"])]
     board = pd.read_csv(out / "tables" / "leaderboard.csv").set_index("method")
     for method, total in inside.groupby("method").flops.sum().items():
         assert total == pytest.approx(board.loc[method, "spent"], abs=3)
     assert inside[inside.method == "good"].share.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_outside_the_budget_stands_beside_it(records: Path) -> None:
+    """Rules at every row that uses them, up to the budget; the warm start once, as it is shared."""
+    table = costs(Analysis(load(records)))
+    shown = table.cells.set_index("Method")["(rules)"]
+    assert shown["GOOD"] == "0.0320" and shown["TWIN"] == "\N{EN DASH}"  # 4 budgets * 10^6 tokens * 8 FLOPs
+    assert any("warm start, which all rows share, cost 2.40 GFLOP (3.00 GFLOP in" in n for n in table.notes)
+    assert table.data.query("account == 'warm_start'").flops.tolist() == [24 * 10**8]
+
+
+def made(folder: Path, ledger: list[Line], runs: list[Line], **more: list[Line]) -> Analysis:
+    """Of one row "good" at the budgets 1000 and 2000, in one seed, that solves half."""
+    facts = facts_of(budgets=[1000, 2000], seeds=[0], benchmarks=[ONE_TIER])
+    samples = [sample for budget in (1000, 2000) for sample in solved("good", 0, budget, [2, 2])]
+    return Analysis(load(write(folder, facts, runs=runs, ledger=ledger, samples=samples, **more)))
+
+
+def test_stranded_spend_by_hand(tmp_path: Path) -> None:
+    """In tokens of 8 FLOPs. Up to 1000: 20 sampled, 10 trained on (3 passes), then 5 probed, 5 sampled and 10
+    scored, beside rules that are outside: 20 of 70. Up to 2000: then 17 trained on, and 29 more sampled, of
+    150."""
+    ledger = [
+        entry("good", 0, 1000, "sample", 20), entry("good", 0, 1000, "train", 10, passes=3),
+        entry("good", 0, 1000, "search", 5), entry("good", 0, 1000, "sample", 5),
+        entry("good", 0, 1000, "reward", 10), entry("good", 0, 1000, "rules", 50),
+        entry("good", 0, 2000, "train", 17, passes=3), entry("good", 0, 2000, "sample", 29),
+    ]  # fmt: skip
+    runs = [
+        run_line("good", 0, 1000, spent=560, steps=3),
+        run_line("good", 0, 2000, spent=1200, rounds=2, steps=9),
+    ]
+    table = stranded(made(tmp_path / "one", ledger, runs))
+    assert table.data.stranded.tolist() == [20 * 8, 29 * 8]
+    assert table.cells.iloc[0].tolist() == ["Good", "28.6 %\nrounds 1\nsteps 3", "19.3 %\nrounds 2\nsteps 9"]
+    assert not any("plan" in note for note in table.notes)
+    planned = [run | {"plans": 1} for run in runs]  # of 2000 only its own two lines count now
+    table = stranded(made(tmp_path / "two", ledger, planned))
+    assert table.data.stranded.tolist() == [20 * 8, 29 * 8]
+    assert any(note.endswith("is stranded: Good.") for note in table.notes)
+
+
+def test_a_score_without_a_training_step_is_marked(tmp_path: Path) -> None:
+    runs = [run_line("good", 0, 1000, steps=0), run_line("good", 0, 2000)]
+    analysis = made(tmp_path, [], runs)
+    board = leaderboard(analysis)
+    first, second = board.cells.iloc[0][["1,000 FLOP", "2,000 FLOP"]]
+    assert first.startswith("50.0\N{DAGGER}\n") and "\N{DAGGER}" not in second
+    assert any(note.startswith("\N{DAGGER} no optimizer step") for note in board.notes)
+    at_top = [overview([analysis]), tiers(analysis)]  # where it has taken steps
+    assert not any("\N{DAGGER}" in table.markdown() for table in at_top)
+    assert r"50.0$\dagger$" in board.latex()
+
+
+def test_the_base_is_not_marked_for_having_no_step(out: Path) -> None:
+    assert "\N{DAGGER}" not in (out / "tables" / "leaderboard.md").read_text()
+
+
+def test_the_cost_of_the_machine_leaves_blank_what_is_unknown(tmp_path: Path) -> None:
+    def line(budget: int, account: str, **numbers: float) -> dict[str, object]:
+        blank = {"seconds": "", "joules": "", "flops": ""}
+        return {"method": "good", "seed": 0, "budget": budget, "account": account, "device": "CPU | 2 cores",
+                **blank, **numbers}  # fmt: skip
+
+    lines = [line(1000, "train", seconds=1.5, joules=300), line(2000, "train", seconds=2, joules=200),
+             line(1000, "evaluate", seconds=9), line(2000, "evaluate", seconds=0.25, joules=500),
+             line(2000, "verify"), line(2000, "wasted", seconds=0, flops=48)]  # fmt: skip
+    runs = [run_line("good", 0, 1000), run_line("good", 0, 2000)]
+    shown = machine(made(tmp_path / "one", [], runs, machine=lines)).cells.iloc[0]
+    # verify: its seconds are not known; the energy is that of the others
+    assert shown.tolist() == ["Good", "3.50", "0.250", "", "1.00", "48.0 FLOP", "CPU | 2 cores"]
+    unmeasured = [one | {"joules": ""} for one in lines[:4]]
+    shown = machine(made(tmp_path / "two", [], runs, machine=unmeasured)).cells.iloc[0]
+    assert shown.tolist() == ["Good", "3.50", "0.250", "", "", "CPU | 2 cores"]
+    nothing = machine(made(tmp_path / "three", [], runs)).cells.iloc[0]
+    assert nothing.tolist() == ["Good", "", "", ""]
 
 
 def test_a_run_outside_its_budget_or_with_a_wrong_ledger_is_flagged(records: Path, tmp_path: Path) -> None:
@@ -214,7 +319,7 @@ def test_a_run_outside_its_budget_or_with_a_wrong_ledger_is_flagged(records: Pat
     runs.loc[first & (runs.method == "good"), "spent"] = BUDGETS[0] * 9 // 10
     runs.loc[first & (runs.method == "twin"), "spent"] -= 1
     runs.to_csv(copied / "runs.csv", index=False)
-    table = use(Analysis(load(copied)))
+    table = use(Analysis(load(seal(copied))))
     shown = table.cells.set_index("Method")["1.00 GFLOP"]
     assert shown["GOOD"] == "90.00\N{EN DASH}99.90 !" and shown["TWIN"].endswith("!")
     assert not shown["WEAK"].endswith("!")
@@ -247,18 +352,130 @@ def test_report_is_well_formed_and_self_contained(out: Path) -> None:
     assert len(checker.images) == len(FIGURES)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in checker.images)
     assert "snakemake tables" in page and "800,000 parameters" in page
-    assert "boxed, digest abc" in page and "transformers, torch 2.13" in page and "ladder_sampled 1" in page
+    for fact in ("digest abc, style boxed", "engine transformers, torch 2.13", "ladder_sampled 1"):
+        assert fact in page
     assert all(f'<table id="{name}">' in page for name in TABLES)
 
 
-def test_marks_in_names_do_not_break_a_table(tmp_path: Path) -> None:
-    rows = (Made("base", Role.BASE), Made("a|b_<i>&", gain=1.0))
-    tables = all_tables([Analysis(load(write_records(tmp_path, rows, seeds=(0,), per_tier=3, k=2)))])
-    for table in tables:
-        lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+# ---------------------------------------------------------------------------------- what titles may hold
+
+
+def table(text: str) -> Table:
+    """A table that has ``text`` as title, heading, cell, bold cell, note and datum. Of cells, whose lines are
+    their own, it is one line, as titles of rows are."""
+    line = one_line(text)
+    columns = ["Method", f"Δ {line}", "x"]
+    cells = pd.DataFrame([[line, f"1\n{line}", Bold(line)]], columns=columns, dtype=object)
+    return Table(
+        "made", text, cells, pd.DataFrame([[text, -1.5, 7]], columns=list("abc"), dtype=object), [text]
+    )
+
+
+class _Texts(HTMLParser):
+    """The texts of a page between its tags, and the names of these."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = [""]
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.texts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.texts.append("")
+
+    def handle_data(self, data: str) -> None:
+        self.texts[-1] += data
+
+    def shown(self) -> list[str]:
+        return [one_line(text) for text in self.texts if text.strip()]
+
+
+MARKS = st.text(st.sampled_from("a1 |\\`*_<>&$~^%#{}[]()!+-=.:;@'\"\n\r\t\u2028\u202e/b"), min_size=1)
+TITLES = (MARKS | st.text(min_size=1)).filter(one_line)
+EVIL = ("a|b", "**a**", "a\\|b", "[x](http://a.b)", "![x](y)", "<img src=x>", "&lt;", "`a`", "# a", "1. a",
+        "$a$", "\\input{/etc/passwd}", "a\n\\input{x}", "=1+1", "@a", "- a", "[x] a", "~~a~~", "a\\", "[*]",
+        "__a__")  # fmt: skip
+
+
+def evil(test):  # type: ignore[no-untyped-def]
+    for text in EVIL:
+        test = example(text)(test)
+    return given(TITLES)(test)
+
+
+@evil
+def test_any_title_is_itself_in_html(text: str) -> None:
+    page = _Texts(table(text).html())
+    plain = one_line(text)
+    assert page.shown() == [plain, "Method", f"Δ {plain}", "x", plain, "1", plain, plain, plain]
+    assert set(page.tags) == {"table", "caption", "thead", "tbody", "tr", "th", "td", "br", "b", "ul", "li"}
+
+
+@evil
+def test_any_title_is_itself_in_markdown(text: str) -> None:
+    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(table(text).markdown())
+    page, plain = _Texts(rendered), one_line(text)
+    shown = [plain, "Method", f"Δ {plain}", "x", plain, "1", plain, plain, plain]
+    assert "".join("".join(page.shown()).split()) == "".join("".join(shown).split())
+    assert set(page.tags) == {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "br", "ul", "li"}
+    assert page.tags.count("td") == page.tags.count("th") == 3 and page.tags.count("li") == 1
+
+
+@evil
+def test_any_title_is_itself_in_latex(text: str) -> None:
+    """Comments are one line each; in the tabular no mark is left that TeX would read, once those that the
+    table is made of are taken away."""
+    lines = table(text).latex().splitlines()
+    assert [line for line in lines if line.startswith("%")] == [f"% {one_line(text)}"] * 2
+    assert lines[2:4] == [r"\begin{tabular}{lrr}", r"\toprule"]
+    assert lines[5] == r"\midrule" and lines[7:] == [r"\bottomrule", r"\end{tabular}"]
+    for line in (lines[4], lines[6]):
+        assert line.endswith(r" \\") and not line.startswith(("[", "*"))
+        cells = re.split(r"(?<!\\) & ", line.removesuffix(r" \\"))
+        assert len(cells) == 3
+    first, second, third = cells
+    third = re.fullmatch(r"\\textbf\{(.*)\}", third)[1]  # type: ignore[index]
+    for cell in (re.sub(r"^\{([\[*])\}", r"\1", first), second.removeprefix("1 "), third):
+        assert _untex(cell) == one_line(text)
+
+
+def _untex(cell: str) -> str:
+    """What TeX would show. Fails on a character that it would not."""
+    words = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^",
+             r"\textless{}": "<", r"\textgreater{}": ">", r"$\Delta$": "Δ", r"$\ge$": "≥",
+             "$-$": "\N{MINUS SIGN}", r"$\times$": "\N{MULTIPLICATION SIGN}",
+             r"$\dagger$": "\N{DAGGER}"}  # fmt: skip
+    words |= {f"\\{mark}": mark for mark in "%&#_{}$"}
+    pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    assert not re.search(r"[\\%&#_{}$~^<>]", re.sub(pattern, "", cell)), cell
+    return re.sub(pattern, lambda found: words[found[0]], cell)
+
+
+@evil
+def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
+    read = list(csv.reader(io.StringIO(table(text).csv(), newline="")))
+    ((shown, number, count),) = read[1:]
+    assert (number, count) == ("-1.5", "7")
+    assert shown.removeprefix("'") == one_line(text).removeprefix("'")
+    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_marks_in_names_do_not_break_a_study(tmp_path: Path) -> None:
+    """Tables, figures and page of a row whose title and note have it all."""
+    name = 'a|b_<i>&"x" $y$\n\\input{z} # %'
+    rows = (Made("base", Role.BASE), Made("evil", title=name, note=name, gain=1.0))
+    records = write_records(tmp_path / "records", rows, seeds=(0,), per_tier=3, k=2)
+    build(records, tmp_path)
+    for found in all_tables([Analysis(load(records))]):
+        lines = [line for line in found.markdown().splitlines() if line.startswith("|")]
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-        assert "A|B_&lt;I&gt;&amp;" in table.html()
-        assert r"\_" in table.latex() and r"\&" in table.latex()
+        assert "\\input" not in re.sub("^%.*", "", found.latex(), flags=re.M)
+    assert "a|b_&lt;i&gt;&amp;&quot;x&quot; $y$ \\input{z} # %: " in (tmp_path / "report.html").read_text()
 
 
 def test_a_study_of_nothing_but_x_still_builds(tmp_path: Path) -> None:

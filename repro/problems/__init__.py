@@ -189,7 +189,7 @@ def _limited(study: Study, tests: Mapping[str, Rows]) -> dict[str, Rows]:
     """At most as many rows of each benchmark as the study wants, in their order."""
     limited = {}
     for name, rows in tests.items():
-        limit = study.evaluation.benchmarks[name].limit  # type: ignore[index]
+        limit = study.evaluation.benchmarks[name].limit
         drawn = generator("benchmark", name, study.problems.seed).permutation(len(rows))[:limit]
         limited[name] = [rows[i] for i in sorted(drawn)]
     return limited

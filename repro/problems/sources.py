@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import files
+from repro.benchmarks import BENCHMARKS
 from repro.config import Gsm8kProblems, MathProblems, Study
 from repro.errors import UserError
 from repro.fetch import dataset_rows
@@ -67,7 +68,6 @@ class Source:
     row that is left out."""
 
     parse: Callable[[Row, str], tuple[Problem, Gold] | None]
-    rows: int  # that the file has, those left out included
     digest: str  # of the problems read from it
     hub: str  # the data set of the hub that has the same rows, at this revision, in these files
     revision: str
@@ -167,20 +167,20 @@ def _by_subject(split: str) -> tuple[str, ...]:
 
 
 SOURCES = {
-    "gsm8k/train": Source(_gsm8k, 7473, "1e0666fa28dfc984", *_GSM8K, (f"main/{_shard('train')}",)),
-    "gsm8k/test": Source(_gsm8k, 1319, "0673ffd08136e163", *_GSM8K, (f"main/{_shard('test')}",)),
-    "math/train": Source(_math, 7500, "278b9e87dac43fee", *_MATH, _by_subject("train")),
-    "math/test": Source(_math, 5000, "bc7a7e48c6c605da", *_MATH, _by_subject("test")),
+    "gsm8k/train": Source(_gsm8k, "1e0666fa28dfc984", *_GSM8K, (f"main/{_shard('train')}",)),
+    "gsm8k/test": Source(_gsm8k, "0673ffd08136e163", *_GSM8K, (f"main/{_shard('test')}",)),
+    "math/train": Source(_math, "278b9e87dac43fee", *_MATH, _by_subject("train")),
+    "math/test": Source(_math, "bc7a7e48c6c605da", *_MATH, _by_subject("test")),
     "math500/test": Source(
-        _math500, 500, "aac90b51ce599bc3",
+        _math500, "aac90b51ce599bc3",
         "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", ("test.jsonl",),
     ),
     "aime24/test": Source(
-        _aime, 30, "f96c76cb23dabcc4",
+        _aime, "f96c76cb23dabcc4",
         "HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", (f"data/{_shard('train')}",),
     ),
     "amc23/test": Source(
-        _amc, 40, "632a39590fdbe0b2",
+        _amc, "632a39590fdbe0b2",
         "math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057", (_shard("test"),),
     ),
 }  # fmt: skip
@@ -250,7 +250,7 @@ def digest(rows: Sequence[tuple[Problem, Gold]]) -> str:
 
 def needed(study: Study) -> list[str]:
     """The sources that a study reads. MATH is never trained on without MATH-500 at hand to keep it clean."""
-    names = [f"{name}/test" for name in study.evaluation.benchmarks if name != "ladder"]
+    names = [f"{name}/test" for name in study.evaluation.benchmarks if BENCHMARKS[name].rows is not None]
     if isinstance(study.problems, Gsm8kProblems | MathProblems):
         names.append(f"{study.problems.source}/train")
     if isinstance(study.problems, MathProblems):

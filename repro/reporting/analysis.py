@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 
 from repro.records import Role
-from repro.reporting.results import Mode, Study, X
+from repro.reporting.results import Mode, Row, Study, X
 from repro.reporting.statistics import (
     ALPHA,
     Resampler,
@@ -136,6 +136,21 @@ class Analysis:
             if p < ALPHA and isinstance(d, Difference):
                 better[(i, j) if d.mean > 0 else (j, i)] = True
         return dict(zip(ranked, rank_intervals(better), strict=True))
+
+    @cached_property
+    def by_score(self) -> list[Row]:
+        """Rows by their score at the top budget, best first; rows without one last."""
+
+        def key(row: Row) -> tuple[float, str]:
+            score = self.accuracy(row.method, self.study.top)
+            return (1.0 if isinstance(score, X) else -score.mean, row.title.casefold())
+
+        return sorted(self.study.rows, key=key)
+
+    @property
+    def references(self) -> list[Row]:
+        """The rows that the others are compared with: the base, then continued training."""
+        return [row for role in (Role.BASE, Role.CONTINUED) for row in self.study.rows if row.role is role]
 
     def pass_at(self, method: str, budget: int, k: int) -> float | X:
         """Unbiased pass@k, averaged like the score."""

@@ -19,18 +19,11 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference
+from repro.reporting.costs import account_means
 from repro.reporting.results import Row, X
 from repro.reporting.statistics import ALPHA
-from repro.reporting.tables import (
-    MINUS,
-    account_means,
-    by_score,
-    flop_unit,
-    flops,
-    references,
-    stem,
-    tier_title,
-)
+from repro.reporting.table import MINUS, flop_unit, flops
+from repro.reporting.tables import stem, tier_title
 from repro.schema import INSIDE
 
 _COLOURS = (
@@ -44,9 +37,7 @@ _GREYS = {
     Role.UPPER: ("#444444", (0, (1, 1.5))),
     Role.BASE: ("#777777", (0, (8, 3))),
 }
-_ACCOUNTS = {
-    "train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7", "embed": "#009E73",
-}  # fmt: skip
+_ACCOUNTS = {"train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7"}
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "repro", "svg.fonttype": "path", "text.parse_math": False,
     "font.family": "DejaVu Sans", "font.size": 10,
@@ -109,7 +100,7 @@ def accuracy(analysis: Analysis) -> Figure:
     axes.set_xlabel(f"spent FLOPs ({name})")
     axes.set_ylabel("accuracy (%)")
     on = f" on {analysis.benchmark.title}" if len(study.benchmarks) > 1 else ""
-    axes.set_title(f"{study.facts['title']}: accuracy{on} at matched FLOPs", pad=12)
+    axes.set_title(f"{study.title}: accuracy{on} at matched FLOPs", pad=12)
     ticks = [b / unit for b in study.budgets]
     if ticks[-1] / ticks[0] >= 6:
         axes.set_xscale("log")
@@ -123,8 +114,8 @@ def accuracy(analysis: Analysis) -> Figure:
 def differences(analysis: Analysis) -> Figure:
     """Paired differences at the top budget with 95 % intervals, one panel for each reference row."""
     study = analysis.study
-    against = references(analysis)
-    rows = [r for r in by_score(analysis) if not isinstance(analysis.accuracy(r.method, study.top), X)][::-1]
+    against = analysis.references
+    rows = [r for r in analysis.by_score if not isinstance(analysis.accuracy(r.method, study.top), X)][::-1]
     figure, panels = _canvas(9.0, 1.5 + 0.34 * max(3, len(rows)), max(1, len(against)))
     for axes, reference in zip(panels, against, strict=False):
         family = analysis.differences(reference.method, study.top)
@@ -163,7 +154,7 @@ def spend(analysis: Analysis) -> Figure:
     ][::-1]  # fmt: skip
     figure, axes = _canvas(9.0, 1.7 + 0.34 * max(3, len(rows)))
     left = np.zeros(len(rows))
-    means = [account_means(analysis, r.method) for r in rows]
+    means = [account_means(study, r.method) for r in rows]
     for account in INSIDE:
         width = np.array([m[account][0] / unit for m in means])
         if not width.any():
@@ -240,10 +231,7 @@ def _look(analysis: Analysis, row: Row) -> dict[str, Any]:
     if row.role in _GREYS:
         colour, dashes = _GREYS[row.role]
         return {"color": colour, "ls": dashes, "lw": 1.5, "marker": "o", "ms": 3.5}
-    study = analysis.study
-    coloured = [r.method for r in study.rows
-                if r.role not in _GREYS and not study.incomplete(r.method, study.budgets[0])]  # fmt: skip
-    at = coloured.index(row.method)
+    at = [r.method for r in analysis.study.rows if r.role not in _GREYS].index(row.method)
     main = row.role is Role.METHOD
     return {"color": _COLOURS[at % len(_COLOURS)], "marker": _MARKERS[at % len(_MARKERS)],
             "ls": "-" if main else (0, (6, 1)), "lw": 2.0 if main else 1.2,
@@ -280,6 +268,8 @@ def _name_missing(figure: Figure, analysis: Analysis, note: str = "") -> None:
     study = analysis.study
     missing = [r.title for r in study.rows if study.incomplete(r.method, study.top)]
     parts = [note] if note else []
+    if study.preliminary:
+        parts.append(f"Preliminary: {len(study.seeds)} training seed{'s' * (len(study.seeds) > 1)}.")
     if missing:
         parts.append(f"Incomplete (X): {', '.join(missing)}.")
     if parts:

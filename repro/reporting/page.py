@@ -14,7 +14,8 @@ from repro.reporting.analysis import Analysis
 from repro.reporting.figures import all_figures
 from repro.reporting.results import Benchmark, Study, load
 from repro.reporting.statistics import BOOTSTRAPS, FLIPS
-from repro.reporting.tables import Table, all_tables, flops
+from repro.reporting.table import Table, caveat, flops
+from repro.reporting.tables import all_tables
 
 _CAPTIONS = {
     "accuracy": "Accuracy against spent FLOPs, with 95 % intervals.",
@@ -26,6 +27,7 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
 .lead{color:#555;margin-top:0}
+.banner{background:#fff4ce;border-left:4px solid #c77700;padding:.6rem 1rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem;margin:0}dt{color:#666}dd{margin:0}
 pre{background:#f5f5f5;padding:.7rem 1rem;border-radius:4px;overflow-x:auto}
 section{overflow-x:auto}
@@ -63,14 +65,14 @@ def build(records: Path, out: Path) -> None:
 
 def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
     """The report as one self-contained page; ``figures`` are SVG."""
-    facts, model, evaluation = study.facts, study.facts["model"], study.facts["evaluation"]
+    facts = study.facts
     single = len(study.benchmarks) == 1
     about = {
         "Score" if single else f"Score, {one.title}": f"{one.metric}, at most {one.max_tokens:,} tokens"
         for one in study.benchmarks
     }
     about |= {
-        "Model": f"{model['description']} ({model['parameters']:,} parameters)",
+        "Model": f"{facts.model.description} ({facts.model.parameters:,} parameters)",
         "Budgets": ", ".join(map(flops, study.budgets)),
         "Training seeds": ", ".join(map(str, study.seeds)),
     }
@@ -78,12 +80,17 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         "Test problems" if single else f"Test problems, {one.title}": _counts(one) for one in study.benchmarks
     }
     about |= {
-        title: ", ".join(f"{name} {value}" for name, value in (evaluation[key] or {}).items())
-        for key, title in (("engine", "Engine"), ("prompt", "Prompt"), ("tasks", "Task versions"))
+        title: ", ".join(f"{name} {value}" for name, value in (found or {}).items())
+        for title, found in (
+            ("Engine", facts.evaluation.engine),
+            ("Prompt", facts.evaluation.prompt),
+            ("Task versions", facts.evaluation.tasks),
+        )
     }
     about |= {
         "Statistics": f"{BOOTSTRAPS:,} bootstrap draws, {FLIPS:,} sign flips, fixed seed",
-        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items())),
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
+        "Records": f"digest {facts.digest}; repro verify counts every FLOP in them anew",
     }
     papers = {row.title: row.paper for row in study.rows if row.paper}
     shown = {table.name: f"<section>\n{table.html()}</section>\n" for table in tables}
@@ -93,23 +100,24 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         """All of that kind: of each benchmark, where there are several."""
         return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
 
-    title = html.escape(facts["title"])
+    title = html.escape(study.title)
+    banner = f'<p class="banner" role="note">{html.escape(caveat(study))}</p>\n' if study.preliminary else ""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
         '<p class="lead">Self-taught reasoners compared at matched FLOP budgets. A row that is incomplete '
         "shows X and says why; no mean is taken over what happens to exist.</p>\n"
-        f"{_definitions(about)}"
+        f"{banner}{_definitions(about)}"
         "<h2>Result</h2>\n"
         + take(pictures, "accuracy")
         + take(shown, "leaderboard")
         + take(pictures, "differences")
         + "<h2>Details</h2>\n"
         f"{take(shown, 'tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
-        f"{pictures['frequency']}{''.join(shown.values())}"
+        f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"
         + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")
-        + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts['command'])}</pre>\n</body>\n</html>\n"
+        + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts.command)}</pre>\n</body>\n</html>\n"
     )
 
 

@@ -1,27 +1,41 @@
-"""The records of a study, read and checked. NumPy and pandas only; importing it loads no torch."""
+"""The results of a study as its records hold them. Importing it loads no torch."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from repro.errors import UserError
-from repro.records import Role
-from repro.schema import FACTS, INSIDE, LEDGER, OUTSIDE, RUNS, SAMPLES, VISITS
+from repro.flops import ModelShape
+from repro.records import Role, Verdict
+from repro.reporting.reading import changed, read_facts, read_samples, read_table
+from repro.schema import (
+    LEDGER,
+    MACHINE,
+    MACHINE_ACCOUNTS,
+    RUNS,
+    UNKNOWN,
+    VISITS,
+    Account,
+    BenchmarkFacts,
+    Facts,
+)
 
+Line = dict[str, Any]  # of a CSV file: its columns, and its number as ``line``
 Mode = Literal["sampled", "greedy"]
+ENOUGH_SEEDS = 5  # with fewer, no estimate of the spread between seeds can be relied on
 
-_BENCHMARK = {"name": str, "title": str, "tiers": list, "macro": bool, "metric": str,
-              "samples_per_problem": int, "max_tokens": int}  # fmt: skip
+
+def one_line(text: str) -> str:
+    """Text on one line, without what is not to be seen: tabs, breaks, marks that turn its direction."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Row:
     role: Role
     paper: str
     note: str
+    plans: bool  # from its budget, so that every budget has a run of its own
 
 
 @dataclass(frozen=True)
@@ -69,26 +84,71 @@ class Benchmark:
 class Study:
     """The records of one study."""
 
-    facts: dict[str, Any]  # study.json
+    facts: Facts  # study.json
+    title: str
     budgets: tuple[int, ...]  # FLOPs, ascending
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # ascending
     rows: tuple[Row, ...]
-    runs: list[dict[str, Any]]  # the lines of runs.csv, and so on
-    ledger: list[dict[str, Any]]
-    visits: list[dict[str, Any]]
+    runs: list[Line]  # of runs.csv, and so on
+    ledger: list[Line]
+    visits: list[Line]
+    machine: list[Line]
     benchmarks: tuple[Benchmark, ...]
 
     @property
     def top(self) -> int:
         return self.budgets[-1]
 
+    @property
+    def preliminary(self) -> bool:
+        """Whether it rests on too few seeds for its ranking to be relied on."""
+        return len(self.seeds) < ENOUGH_SEEDS
+
     @cached_property
     def index(self) -> dict[str, int]:
         return {row.method: i for i, row in enumerate(self.rows)}
 
     @cached_property
-    def _runs(self) -> dict[tuple[str, int, int], dict[str, Any]]:
+    def _runs(self) -> dict[tuple[str, int, int], Line]:
         return {(run["method"], run["seed"], run["budget"]): run for run in self.runs}
+
+    @cached_property
+    def _entries(self) -> dict[tuple[str, int], list[Line]]:
+        return _by_run(self.ledger)
+
+    @cached_property
+    def _clocked(self) -> dict[tuple[str, int], list[Line]]:
+        return _by_run(self.machine)
+
+    def run(self, method: str, seed: int, budget: int) -> Line:
+        """The line of runs.csv; KeyError where there is none."""
+        return self._runs[method, seed, budget]
+
+    def entries(self, method: str, seed: int, budget: int) -> list[Line]:
+        """The ledger lines of a run up to a budget, in the order they happened: what it had spent is their
+        sum. Lines of `evaluate` are those of the budget's own checkpoint."""
+        return self._up_to(self._entries, method, seed, budget)
+
+    def clocked(self, method: str, seed: int, budget: int) -> list[Line]:
+        """The lines of machine.csv of a run up to a budget, likewise."""
+        return self._up_to(self._clocked, method, seed, budget)
+
+    def _up_to(
+        self, lines: Mapping[tuple[str, int], list[Line]], method: str, seed: int, budget: int
+    ) -> list[Line]:
+        plans = self.rows[self.index[method]].plans
+        return [
+            line
+            for line in lines.get((method, seed), [])
+            if line["budget"] == budget
+            or (line["budget"] < budget and not plans and line["account"] != Account.EVALUATE)
+        ]
+
+    @property
+    def warm_start(self) -> tuple[int, int]:
+        """(FLOPs, papers' FLOPs) of the training that all rows start from; they are no row's own."""
+        lines = [line for line in self.ledger if line["account"] == Account.WARM_START]
+        return sum(line["flops"] for line in lines), sum(line["papers_flops"] for line in lines)
 
     def incomplete(self, method: str, budget: int) -> X | None:
         """None when every seed of the row finished this budget, else what is lacking."""
@@ -113,120 +173,118 @@ class Study:
 
 
 def load(records: Path) -> Study:
-    """Read a records folder. Raises UserError naming the file and the column of whatever is malformed."""
-    facts = _read_facts(records / "study.json")
-    runs = _read_csv(records / "runs.csv", RUNS)
-    ledger = _read_csv(records / "ledger.csv", LEDGER)
-    visits = _read_csv(records / "visits.csv", VISITS)
-    for number, line in enumerate(ledger, start=2):
-        if line["account"] not in INSIDE + OUTSIDE:
-            raise UserError(
-                f"{records / 'ledger.csv'}, line {number}: column 'account' holds '{line['account']}'; "
-                f"it must be one of {', '.join(INSIDE + OUTSIDE)}."
-            )
+    """Read a records folder. Raises UserError naming the file, and the line and column where there is one, of
+    whatever is missing, malformed, or not as it was written."""
+    facts = read_facts(records / "study.json")
+    for sentence in changed(records, facts):
+        raise UserError(sentence)
+    return assemble(records, facts)
 
-    roles = list(Role)
-    seen: set[tuple[str, int, int]] = set()
-    found: dict[str, Row] = {}
-    for run in runs:
-        method, seed, budget = key = run["method"], run["seed"], run["budget"]
-        if key in seen:
-            raise UserError(
-                f"{records / 'runs.csv'} has two rows for method {method}, seed {seed}, budget {budget}; "
-                "keep one."
-            )
-        seen.add(key)
-        if run["role"] not in roles:
-            raise UserError(
-                f"{records / 'runs.csv'}: column 'role' of method {method} is '{run['role']}'; "
-                f"it must be one of {', '.join(roles)}."
-            )
-        note = found[method].note if method in found else ""
-        found[method] = Row(method, run["title"], Role(run["role"]), run["paper"], note or run["mode_note"])
-    rows = list(found.values())
-    rows.sort(key=lambda row: (roles.index(row.role), row.title.casefold(), row.method))
 
-    budgets = tuple(sorted(int(b) for b in facts["budgets"]))
-    seeds = tuple(sorted(int(s) for s in facts["seeds"]))
-    benchmarks = _read_samples(records / "samples.parquet", facts["benchmarks"], rows, seeds, budgets)
-    study = Study(facts, budgets, seeds, tuple(rows), runs, ledger, visits, benchmarks)
+def assemble(records: Path, facts: Facts) -> Study:
+    """:func:`load` but for the hashes of the files."""
+    budgets, seeds = tuple(sorted(facts.budgets)), tuple(sorted(facts.seeds))
+    if len(set(budgets)) < len(budgets) or len(set(seeds)) < len(seeds):
+        raise UserError(f"{records / 'study.json'}: a budget or seed is there twice; keep one.")
+    shapes_of(facts, records / "study.json")
+
+    path = records / "runs.csv"
+    runs = read_table(path, RUNS, ("method", "seed", "budget"))
+    _known(path, runs, {"role": list(Role), "plans": (0, 1), "seed": seeds, "budget": budgets})
+    rows = _rows(path, runs)
+    methods = [row.method for row in rows]
+
+    path = records / "ledger.csv"
+    ledger = read_table(path, LEDGER)
+    shared = [line for line in ledger if line["account"] == Account.WARM_START]
+    _known(path, shared, {"method": ("",), "seed": (0,), "budget": (0,)})
+    _known(path, ledger, {"account": list(Account), "shape": facts.shapes})
+    own = [line for line in ledger if line["account"] != Account.WARM_START]
+    _known(path, own, {"method": methods, "seed": seeds, "budget": budgets})
+
+    path = records / "visits.csv"
+    visits = read_table(path, VISITS, ("method", "seed", "tier"))
+    _known(path, visits, {"method": methods, "seed": seeds})
+
+    path = records / "machine.csv"
+    machine = read_table(path, MACHINE, ("method", "seed", "budget", "account", "device"), UNKNOWN)
+    _known(path, machine, {"account": MACHINE_ACCOUNTS, "method": (*methods, ""), "seed": (*seeds, 0),
+                           "budget": (*budgets, 0)})  # fmt: skip
+
+    benchmarks = _benchmarks(records / "samples.parquet", facts.benchmarks, methods, seeds, budgets)
+    title = one_line(facts.title)
+    study = Study(facts, title, budgets, seeds, rows, runs, ledger, visits, machine, benchmarks)
     for benchmark in benchmarks:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; collect the study's records first.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from None
-    for key in FACTS:
-        if key not in facts:
-            raise UserError(f"{path} lacks the key '{key}'.")
-    for key in ("budgets", "seeds", "benchmarks"):
-        if not facts[key] or not isinstance(facts[key], list):
-            raise UserError(f"{path}: the key '{key}' must be a list that is not empty.")
-    for number, benchmark in enumerate(facts["benchmarks"], 1):
-        for key, kind in _BENCHMARK.items():
-            if not isinstance(benchmark, dict) or not isinstance(benchmark.get(key), kind):
+def shapes_of(facts: Facts, path: Path) -> dict[str, ModelShape]:
+    """The models of a study by the id that its ledger has. Raises UserError where one is no shape."""
+    shapes = {}
+    for name, sizes in facts.shapes.items():
+        try:
+            shapes[name] = ModelShape.from_json(sizes)
+        except TypeError:
+            raise UserError(
+                f"{path}: the shape '{name}' lacks a size, or has an unknown one; collect the records again."
+            ) from None
+    return shapes
+
+
+def _by_run(lines: Iterable[Line]) -> dict[tuple[str, int], list[Line]]:
+    found: dict[tuple[str, int], list[Line]] = {}
+    for line in lines:
+        found.setdefault((line["method"], line["seed"]), []).append(line)
+    return found
+
+
+def _known(path: Path, lines: Iterable[Line], known: Mapping[str, Iterable[Any]]) -> None:
+    """Raise UserError at the first line with a value that the study does not know."""
+    known = {column: tuple(values) for column, values in known.items()}
+    for line in lines:
+        for column, values in known.items():
+            if line[column] not in values:
                 raise UserError(
-                    f"{path}: benchmark {number} lacks the key '{key}', or it is no {kind.__name__}."
+                    f"{path}, line {line['line']}: column '{column}' holds '{line[column]}'; "
+                    f"it must be one of {', '.join(map(repr, map(_plain, values)))}."
                 )
-    for key in ("prompt", "engine", "tasks"):  # null where no run was evaluated
-        if not isinstance(facts["evaluation"], dict) or not isinstance(
-            facts["evaluation"].get(key, 0), dict | None
-        ):
-            raise UserError(f"{path}: the key 'evaluation' must hold '{key}', a mapping or null.")
-    return dict(facts)
 
 
-def _read_csv(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
-    """The lines as built-ins. A blank number (a run that never started) is 0; FLOPs are exact at any size."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            lines = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; collect the study's records first.") from None
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}.") from None
-    for name in columns:
-        if name not in (reader.fieldnames or ()):
-            raise UserError(f"{path} lacks the column '{name}'.")
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        row: dict[str, Any] = {}
-        for name, kind in columns.items():
-            try:
-                row[name] = kind(line[name] or kind())
-            except ValueError:
-                raise UserError(
-                    f"{path}, line {number}: column '{name}' holds '{line[name]}' where a number is due."
-                ) from None
-        rows.append(row)
-    return rows
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value  # without the name of an enumeration
 
 
-def _read_samples(
+def _rows(path: Path, runs: Iterable[Line]) -> tuple[Row, ...]:
+    found: dict[str, Row] = {}
+    for run in runs:
+        method = run["method"]
+        row = Row(
+            method, one_line(run["title"]), Role(run["role"]), one_line(run["paper"]),
+            one_line(run["mode_note"]), bool(run["plans"]),
+        )  # fmt: skip
+        first = found.setdefault(method, row)
+        if (row.title, row.role, row.paper, row.plans) != (first.title, first.role, first.paper, first.plans):
+            raise UserError(
+                f"{path}, line {run['line']}: title, role, paper or plans of method '{method}' differ from "
+                "its lines before; a method has one of each."
+            )
+        if row.note and not first.note:  # a run that failed before it asked has none
+            found[method] = row
+    roles = list(Role)
+    return tuple(
+        sorted(found.values(), key=lambda row: (roles.index(row.role), row.title.casefold(), row.method))
+    )
+
+
+def _benchmarks(
     path: Path,
-    benchmarks: Sequence[Mapping[str, Any]],
-    rows: Sequence[Row],
+    benchmarks: Sequence[BenchmarkFacts],
+    methods: Sequence[str],
     seeds: Sequence[int],
     budgets: Sequence[int],
 ) -> tuple[Benchmark, ...]:
-    try:
-        names = pq.read_schema(path).names
-        for name in SAMPLES:
-            if name not in names:
-                raise UserError(f"{path} lacks the column '{name}'.")
-        text = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
-        frame = pq.read_table(path, columns=list(SAMPLES), read_dictionary=text).to_pandas()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; collect the study's records first.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}.") from None
+    frame = read_samples(path)
 
     def codes(values: pd.Series, known: Sequence[Any]) -> np.ndarray:
         found = np.asarray(pd.Index(known).get_indexer(values))
@@ -236,18 +294,20 @@ def _read_samples(
             )
         return found
 
-    of = codes(frame["benchmark"], [facts["name"] for facts in benchmarks])
-    runs = [
-        codes(frame["method"], [row.method for row in rows]),
-        codes(frame["seed"], seeds),
-        codes(frame["budget"], budgets),
-    ]
-    shape = len(rows), len(seeds), len(budgets)
+    of = codes(frame["benchmark"], [facts.name for facts in benchmarks])
+    runs = [codes(frame["method"], methods), codes(frame["seed"], seeds), codes(frame["budget"], budgets)]
+    codes(frame["finish"], ("stop", "length"))
+    right = codes(frame["verdict"], [str(verdict) for verdict in Verdict]) == list(Verdict).index(
+        Verdict.CORRECT
+    )
+    if len(frame) and (right != frame["correct"].to_numpy(bool)).any():
+        raise UserError(f"{path}: columns 'correct' and 'verdict' disagree; collect the records again.")
+    shape = len(methods), len(seeds), len(budgets)
     found = []
     for number, facts in enumerate(benchmarks):
         chosen = of == number
         part = frame[chosen]
-        tier = codes(part["tier"], facts["tiers"]) if len(part) else np.zeros(0, int)
+        tier = codes(part["tier"], facts.tiers) if len(part) else np.zeros(0, int)
         sampled = codes(part["mode"], ("greedy", "sampled")).astype(bool)
         run = np.ravel_multi_index([run[chosen] for run in runs], shape)
         found.append(_benchmark(facts, part, run, shape, tier, sampled))
@@ -255,7 +315,7 @@ def _read_samples(
 
 
 def _benchmark(
-    facts: Mapping[str, Any],
+    facts: BenchmarkFacts,
     frame: pd.DataFrame,
     run: np.ndarray,
     runs: tuple[int, ...],
@@ -303,24 +363,31 @@ def _benchmark(
 
     majority = majority_correct(cell, drawn["sample"], drawn["answer"], correct[sampled], size).reshape(shape)
     return Benchmark(
-        facts["name"], facts["title"], facts["metric"], facts["samples_per_problem"],
-        facts["max_tokens"], facts["macro"], tuple(facts["tiers"]), tier_of, scores, majority, rates,
+        facts.name, one_line(facts.title), one_line(facts.metric), facts.samples_per_problem,
+        facts.max_tokens, facts.macro, tuple(facts.tiers), tier_of, scores, majority, rates,
     )  # fmt: skip
 
 
 def _check_samples(study: Study, benchmark: Benchmark, path: Path) -> None:
-    """A finished run has all its samples; a hole would silently turn into a mean over what exists."""
-    for run in study.runs:
-        method, seed, budget = run["method"], run["seed"], run["budget"]
-        if run["status"] != "ok" or seed not in study.seeds or budget not in study.budgets:
-            continue
+    """A finished run has all its samples, and no other has any: a hole would silently turn into a mean over
+    what exists."""
+    finished = {(run["method"], run["seed"], run["budget"]) for run in study.runs if run["status"] == "ok"}
+    greedy = ~np.isnan(benchmark.scores["greedy"])
+    for key in product(study.index, study.seeds, study.budgets):
+        method, seed, budget = key
         at = study.index[method], study.seeds.index(seed), study.budgets.index(budget)
         fewest, most = int(benchmark.rates["fewest"][at]), int(benchmark.rates["most"][at])
-        if not fewest == most == benchmark.k:
+        wanted = benchmark.k if key in finished else 0
+        if not fewest == most == wanted:
             raise UserError(
                 f"{path}: method {method}, seed {seed}, budget {budget} has {fewest} to {most} sampled rows "
-                f"per problem of {benchmark.name} where study.json says {benchmark.k}; "
-                "evaluate that run again."
+                f"per problem of {benchmark.name} where {wanted} are due; evaluate that run again."
+            )
+        if greedy.any() and not (greedy[at].all() if wanted else not greedy[at].any()):
+            raise UserError(
+                f"{path}: method {method}, seed {seed}, budget {budget} has {greedy[at].sum()} greedy "
+                f"rows of {benchmark.name} where {'one a problem' if wanted else 'none'} is due; evaluate "
+                "that run again."
             )
 
 

@@ -1,0 +1,228 @@
+"""A table as Markdown, CSV, LaTeX and HTML, and how numbers are written in it.
+
+The cells shown are short texts, in lines; every writer escapes them in its own way, so that a title is shown
+as it is, whatever it holds. The CSV holds the plain numbers instead: fractions, FLOPs, p-values.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from repro.reporting.analysis import Estimate
+from repro.reporting.results import ENOUGH_SEEDS, Row, Study, one_line
+
+MINUS, DASH, TIMES, DAGGER = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{DAGGER}"
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "%&#_{}$"},
+    "Δ": r"$\Delta$", "≥": r"$\ge$", MINUS: "$-$", TIMES: r"$\times$", DASH: "--", DAGGER: r"$\dagger$",
+})  # fmt: skip
+# What could be mark-up: a bracket, `<` and `&` only where it begins, as intervals and p-values have them too.
+_MARKDOWN = re.compile(r"[\\`*_|~$]|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
+_MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quotation, list, box to tick
+_ESCAPED = r"\1\\\2"
+_LEFT = ("Benchmark", "Method", "Kind", "Device")  # columns of text
+
+
+class Bold(str):
+    """A cell whose first line is bold."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """``cells`` is what is shown, ``data`` the plain numbers behind it, ``notes`` go below."""
+
+    name: str  # file stem
+    title: str
+    cells: pd.DataFrame
+    data: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        def show(cell: object) -> str:
+            return _lines(cell, _markdown, "**{}**", "<br>")
+
+        cells = [[show(cell) for cell in row] for row in self._values()]
+        head = [show(name) for name in self.cells.columns]
+        table = tabulate(cells, head, tablefmt="pipe", disable_numparse=True, colalign=self._align())
+        notes = "".join(f"\n- {_MARKDOWN_START.sub(_ESCAPED, _markdown(note))}" for note in self.notes)
+        return f"**{_markdown(self.title)}**\n\n{table}\n" + (notes + "\n" if notes else "")
+
+    def csv(self) -> str:
+        """Six significant digits for measured numbers, every digit for counts; blank where there is none."""
+        return self.data.map(_exact).to_csv(index=False, lineterminator="\n")
+
+    def latex(self) -> str:
+        """A booktabs tabular with its caption and notes as comments."""
+
+        def line(cells: Iterable[object]) -> str:
+            shown = " & ".join(_lines(cell, _latex, r"\textbf{{{}}}", " ") for cell in cells)
+            return re.sub(r"^[\[*]", r"{\g<0>}", shown) + r" \\"  # else an option of the \\ before
+
+        columns = "".join(side[0] for side in self._align())
+        return "\n".join([
+            *(f"% {one_line(text)}" for text in (self.title, *self.notes)),
+            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(self.cells.columns), r"\midrule",
+            *map(line, self._values()), r"\bottomrule", r"\end{tabular}", "",
+        ])  # fmt: skip
+
+    def html(self) -> str:
+        def line(tag: str, values: Sequence[object]) -> str:
+            cells = (
+                f'<{tag} class="{side}">{_lines(value, _html, "<b>{}</b>", "<br>")}</{tag}>'
+                for side, value in zip(self._align(), values, strict=True)
+            )
+            return f"<tr>{''.join(cells)}</tr>"
+
+        head = line("th", list(self.cells.columns))
+        body = "\n".join(line("td", row) for row in self._values())
+        notes = "".join(f"<li>{_html(note)}</li>" for note in self.notes)
+        return (
+            f'<table id="{self.name}">\n<caption>{_html(self.title)}</caption>\n<thead>{head}</thead>\n'
+            f"<tbody>\n{body}\n</tbody>\n</table>\n" + (f'<ul class="notes">{notes}</ul>\n' if notes else "")
+        )
+
+    def _values(self) -> list[list[Any]]:
+        return [list(row) for row in self.cells.itertuples(index=False, name=None)]
+
+    def _align(self) -> list[str]:
+        return ["left" if c in _LEFT else "right" for c in self.cells.columns]
+
+
+def table_of(
+    study: Study,
+    name: str,
+    title: str,
+    cells: list[dict[str, str]],
+    data: list[dict[str, Any]],
+    notes: list[str],
+) -> Table:
+    """A table whose notes end with what its rows lack."""
+    missing = [f"X {row.title}: {lack}" for row in study.rows for lack in lacks(study, row)]
+    # Kept as objects: pandas would turn the integers of a column that has a blank into floats.
+    frames = (pd.DataFrame(cells, dtype=object), pd.DataFrame(data, dtype=object))
+    return Table(name, title, *frames, notes + missing)
+
+
+def lacks(study: Study, row: Row) -> list[str]:
+    """What a row lacks, one sentence for each reason with the budgets it holds for."""
+    found: dict[str, list[int]] = {}
+    for budget in study.budgets:
+        lack = study.incomplete(row.method, budget)
+        if lack:
+            found.setdefault(one_line(lack.reason), []).append(budget)
+    return [
+        reason if len(budgets) == len(study.budgets) else f"{reason} (at {', '.join(map(flops, budgets))})"
+        for reason, budgets in found.items()
+    ]
+
+
+def caveat(study: Study) -> str:
+    """What a study of few seeds rests on; nothing for one of enough."""
+    seeds = len(study.seeds)
+    if not study.preliminary:
+        return ""
+    pooled = (
+        "The intervals pool the variance between seeds over all rows, which understates it for a row that "
+        "varies more than the others. "
+    )
+    return (
+        f"Preliminary: {seeds} training seed{'s' * (seeds > 1)}, where a ranking wants {ENOUGH_SEEDS} or "
+        f"more. {pooled * (seeds > 1)}Hyper-parameters were set by hand and not tuned evenly over the rows. "
+        "Other seeds or settings may well order the rows otherwise."
+    )
+
+
+# -------------------------------------------------------------------------------------------- escaping
+
+
+def _lines(cell: object, escape: Callable[[str], str], bold: str, joint: str) -> str:
+    first, *rest = [escape(line) for line in str(cell).split("\n")]
+    return joint.join([bold.format(first) if isinstance(cell, Bold) else first, *rest])
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
+
+
+def _latex(text: str) -> str:
+    return one_line(text).translate(_LATEX)
+
+
+def _html(text: str) -> str:
+    return html.escape(one_line(text))
+
+
+def _exact(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, str):
+        # A spreadsheet would take such a text for a formula.
+        text = one_line(value)
+        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+# --------------------------------------------------------------------------------------------- formats
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference in percentage points, with a true minus sign and no negative zero."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
+
+
+def significant(value: float) -> str:
+    """Three significant digits, without an exponent where a person would write none."""
+    if value == 0:
+        return "0"
+    if not 0.001 <= abs(value) < 999.5:
+        return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.1g}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def flop_unit(flops: float) -> tuple[float, str]:
+    """The largest unit in which ``flops`` is at least 1."""
+    for exponent, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if flops >= 10**exponent:
+            return float(10**exponent), f"{prefix}FLOP"
+    return 1.0, "FLOP"
+
+
+def flops(value: float) -> str:
+    """FLOPs for people: ``2.50 TFLOP``."""
+    unit, name = flop_unit(value)
+    return f"{significant(value / unit)} {name}"
+
+
+def budget_titles(study: Study) -> dict[int, str]:
+    """The heading of each budget's column; every digit where three would make two of them alike."""
+    titles = {budget: flops(budget) for budget in study.budgets}
+    if len(set(titles.values())) < len(titles):
+        return {budget: f"{budget:,} FLOP" for budget in study.budgets}
+    return titles
+
+
+def span(values: Iterable[str]) -> str:
+    """From the lowest to the highest of some numbers."""
+    ordered = sorted(set(values), key=lambda text: float(text.replace(",", "")))
+    return DASH.join(ordered[:: max(1, len(ordered) - 1)])
+
+
+def p_text(p: float) -> str:
+    return "p < .001" if p < 0.001 else f"p {p:.3f}".replace("0.", ".", 1)
+
+
+def interval(e: Estimate, show: Callable[[float], str] = percent) -> str:
+    return f"{show(e.mean)}\n[{show(e.low)}, {show(e.high)}]"

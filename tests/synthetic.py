@@ -1,0 +1,250 @@
+"""Records that a study might have left, made up: what the pipeline would write, valid to the last digest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from repro import files
+from repro.flops import ModelShape, Tally, flops, papers_flops
+from repro.method import Role
+from repro.schema import CSV, FILES, INSIDE, SAMPLES, TALLY, Account
+
+TIERS = ("1", "2", "3")
+BUDGETS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000)
+# One layer of 2 * 1 * 1 * (1 + 1) = 4 weights, no MLP: a token costs 2 * 4 = 8 FLOPs a pass.
+SHAPE = ModelShape(layers=1, hidden=1, heads=1, kv_heads=1, head_dim=1, mlp=0, vocab=1, parameters=5)
+EACH = 2 * SHAPE.body_weights
+
+
+def seal(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
+    """Make ``study.json`` name the files of a records folder as they are now."""
+    facts = dict(facts or json.loads((folder / "study.json").read_text()))
+    facts["files"] = {name: files.sha256(folder / name) for name in FILES}
+    facts.pop("digest", None)
+    files.write_json(folder / "study.json", facts | {"digest": files.digest(facts)})
+    return folder
+
+
+def facts_of(**changes: Any) -> dict[str, Any]:
+    """The content of a study.json but for hashes and digest, of one benchmark of three tiers."""
+    benchmark = {
+        "name": "ladder", "title": "LADDER", "tiers": list(TIERS), "metric": "sampled avg@4", "macro": True,
+        "samples_per_problem": 4, "max_tokens": 99,
+    }  # fmt: skip
+    return {
+        "name": "made", "title": "Made-up study", "budgets": list(BUDGETS), "seeds": [0, 1, 2],
+        "benchmarks": [benchmark],
+        "evaluation": {"prompt": {"style": "boxed", "digest": "abc"},
+                       "engine": {"engine": "transformers", "torch": "2.13"}, "tasks": {"ladder_sampled": 1}},
+        "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
+        "shapes": {"policy": SHAPE.to_json()}, "versions": {"torch": "2.13"}, "command": "snakemake tables",
+    } | changes  # fmt: skip
+
+
+ONE_TIER = facts_of()["benchmarks"][0] | {"tiers": ["1"]}  # the tier of what :func:`solved` makes
+
+
+def write(
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    runs: Iterable[Mapping[str, Any]] = (),
+    ledger: Iterable[Mapping[str, Any]] = (),
+    visits: Iterable[Mapping[str, Any]] = (),
+    machine: Iterable[Mapping[str, Any]] = (),
+    samples: Iterable[tuple[Any, ...]] | pd.DataFrame = (),
+) -> Path:
+    """Write a records folder from its lines; ``samples`` in the order of the columns."""
+    for (name, columns), lines in zip(CSV.items(), (runs, ledger, visits, machine), strict=True):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        files.write_text(folder / name, text.getvalue())
+    pd.DataFrame(samples, columns=list(SAMPLES)).to_parquet(folder / "samples.parquet", index=False)
+    return seal(folder, facts)
+
+
+def run_line(method: str, seed: int, budget: int, **changes: Any) -> dict[str, Any]:
+    """A line of runs.csv: a finished run of a method that spent nothing, but for ``changes``."""
+    line = {
+        "method": method, "title": method.capitalize(), "role": "method", "paper": "", "seed": seed,
+        "budget": budget, "plans": 0, "spent": 0, "papers_flops": 0, "status": "ok", "reason": "",
+        "rounds": 1, "steps": 1, "mode_note": "", "key": f"{method}-{seed}",
+    } | changes  # fmt: skip
+    return {"use": line["spent"] / budget} | line
+
+
+def entry(
+    method: str, seed: int, budget: int, account: str, tokens: int, *, passes: int = 1, **changes: Any
+) -> dict[str, Any]:
+    """A ledger line: so many tokens through :data:`SHAPE`, at 8 FLOPs each and pass (papers: 10)."""
+    tally = Tally(1, 0, tokens, tokens, 0, 0, tokens)
+    counts = tally.to_json() | {name: changes.pop(name) for name in TALLY if name in changes}
+    tally = Tally(**counts)
+    line = {
+        "method": method, "seed": seed, "budget": budget, "account": account, "round": 1, "call": 1,
+        "passes": passes, "shape": "policy", **counts, "flops": flops(SHAPE, tally, passes),
+        "papers_flops": papers_flops(SHAPE, tally, passes),
+    }  # fmt: skip
+    return line | changes
+
+
+def solved(method: str, seed: int, budget: int, counts: Iterable[int], k: int = 4) -> list[tuple[Any, ...]]:
+    """The sampled completions of a run: of each problem so many of ``k`` are right. Each has 5 tokens."""
+    return [
+        (method, seed, budget, "ladder", "sampled", "1", f"p{problem:04d}", sample, sample < count,
+         "correct" if sample < count else "wrong", "7" if sample < count else "5", 5, "stop", "a")
+        for problem, count in enumerate(counts)
+        for sample in range(k)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """One made-up row: its gain over the base in logits at the top budget, and what breaks."""
+
+    method: str
+    role: Role = Role.METHOD
+    gain: float = 0.0
+    note: str = ""
+    title: str = ""
+    plans: bool = False
+    rules: bool = False  # whether it uses rewards by rule
+    broken: dict[tuple[int, int], tuple[str, str]] = field(
+        default_factory=dict
+    )  # (seed, budget) -> status, reason
+
+
+FAILED = {(1, BUDGETS[3]): ("failed", "loss is not finite at step 31")}
+ABSENT = {(s, b): ("unavailable", "the study has no process scorer") for s in (0, 1, 2) for b in BUDGETS}
+ROWS = (
+    Made("base", Role.BASE),
+    Made("continued", Role.CONTINUED, 0.3),
+    Made("random", Role.NEGATIVE, -0.2),
+    Made("good", gain=1.2, rules=True),
+    Made("twin", gain=1.2, plans=True),
+    Made("weak", Role.ABLATION, 0.2, note="verifier only"),
+    Made("crashed", gain=1.0, broken=FAILED),
+    Made("absent", broken=ABSENT),
+)
+
+
+def write_records(
+    folder: Path,
+    rows: tuple[Made, ...],
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    budgets: tuple[int, ...] = BUDGETS,
+    per_tier: int = 20,
+    k: int = 4,
+    seed_noise: float = 0.05,
+    benchmarks: tuple[str, ...] = ("ladder",),
+) -> Path:
+    """The records of rows that get better as they say, deterministic in the arguments. Every benchmark has
+    the same problems; each is a little harder than the one before."""
+    rng = np.random.default_rng(7)
+    problems = len(TIERS) * per_tier
+    hard = np.repeat(np.linspace(1.2, -1.5, len(TIERS)), per_tier) + rng.normal(0, 1.0, problems)
+    samples: list[tuple[Any, ...]] = []
+    runs, ledger, visits, machine = [], [], [], []
+    for row in rows:
+        for seed in seeds:
+            wobble = rng.normal(0, seed_noise) if row.role is not Role.BASE else 0.0
+            own: list[dict[str, Any]] = []
+            for b, budget in enumerate(budgets):
+                status, reason = row.broken.get((seed, budget), ("ok", ""))
+                ok = status == "ok"
+                if ok and row.role is not Role.BASE:
+                    own = [] if row.plans else own
+                    before = sum(line["flops"] for line in own)
+                    aim = budget - budget // 1000 - 7 * seed
+                    own = own + _entries(row, seed, budget, b + 1, aim - before)
+                inside = [line for line in own if line["account"] in INSIDE] if ok else []
+                runs.append(run_line(
+                    row.method, seed, budget, title=row.title or row.method.upper(), role=str(row.role),
+                    plans=int(row.plans), spent=sum(line["flops"] for line in inside),
+                    papers_flops=sum(line["papers_flops"] for line in inside), status=status, reason=reason,
+                    rounds=b + 1 if inside else 0, steps=10 * (b + 1) if inside else 0, mode_note=row.note,
+                ))  # fmt: skip
+                if not ok:
+                    continue
+                ledger += [line for line in own if line["budget"] == budget]
+                if row.rules:
+                    ledger.append(entry(row.method, seed, budget, Account.RULES, 10**6, round=b + 1))
+                logit = hard + wobble + row.gain * (b + 1) / len(budgets)
+                drawn = _samples(rng, row.method, seed, budget, logit, per_tier, k, benchmarks)
+                tokens = sum(sample[SAMPLES.index("tokens")] for sample in drawn)
+                ledger.append(
+                    entry(row.method, seed, budget, Account.EVALUATE, tokens, sequences=len(drawn), call=0)
+                )
+                samples += drawn
+                machine += [
+                    {"method": row.method, "seed": seed, "budget": budget, "account": account,
+                     "device": "CPU", "seconds": seconds, "joules": "", "flops": ""}
+                    for account, seconds in (("train", 2.5), ("evaluate", 1.0))
+                    if account == "evaluate" or inside
+                ]  # fmt: skip
+            for t, tier in enumerate(TIERS):
+                if row.role is not Role.BASE:
+                    visits.append({"method": row.method, "seed": seed, "tier": tier, "trained": 900 - 250 * t,
+                                   "problems": 380 - 90 * t, "pool": 400})  # fmt: skip
+    ledger.append(entry("", 0, 0, Account.WARM_START, 10**8, passes=3, round=0, call=0))
+    one = facts_of()["benchmarks"][0]
+    facts = facts_of(
+        budgets=list(budgets), seeds=list(seeds),
+        benchmarks=[
+            one | {"name": name, "title": name.upper(), "metric": f"sampled avg@{k}",
+                   "samples_per_problem": k, "macro": name == "ladder"} for name in benchmarks
+        ],
+    )  # fmt: skip
+    return write(folder, facts, runs=runs, ledger=ledger, visits=visits, machine=machine, samples=samples)
+
+
+def _entries(row: Made, seed: int, budget: int, round: int, amount: int) -> list[dict[str, Any]]:
+    """What ``amount`` FLOPs went into: a search, samples, training on them, and samples left over."""
+    parts = (("search", 0.05, 1), ("sample", 0.3, 1), ("train", 0.6, 3), ("sample", 0.05, 1))
+    kept = parts[:3] if row.plans else parts
+    whole = sum(share for _, share, _ in kept)
+    return [
+        entry(row.method, seed, budget, account, int(amount * share / whole) // (EACH * passes),
+              passes=passes, round=round, call=4 * round + number)
+        for number, (account, share, passes) in enumerate(kept)
+    ]  # fmt: skip
+
+
+def _samples(
+    rng: np.random.Generator,
+    method: str,
+    seed: int,
+    budget: int,
+    logit: np.ndarray,
+    per_tier: int,
+    k: int,
+    benchmarks: tuple[str, ...],
+) -> list[tuple[Any, ...]]:
+    found = []
+    problems = len(logit)
+    for (n, benchmark), sample in product(enumerate(benchmarks), range(-1, k)):
+        solve = 1 / (1 + np.exp(0.5 * n - logit))
+        correct = rng.random(problems) < (solve if sample >= 0 else solve + 0.1)
+        for i in range(problems):
+            choice = int(rng.integers(3))
+            text = hashlib.sha256(f"{i} {choice}".encode()).hexdigest()[:16]
+            verdict = "correct" if correct[i] else ("unparsable" if i % 17 == 0 else "wrong")
+            answer = {"correct": "7", "unparsable": ""}.get(verdict, str(choice))
+            mode, finish = "sampled" if sample >= 0 else "greedy", "length" if i % 29 == 0 else "stop"
+            key = (method, seed, budget, benchmark, mode, TIERS[i // per_tier], f"p{i:04d}", max(sample, 0))
+            found.append((*key, bool(correct[i]), verdict, answer, 20 + i % 9, finish, text))
+    return found

@@ -1,0 +1,299 @@
+"""Records as they are read: what is damaged is named, and every FLOP in them is counted anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import BUDGETS, Made, entry, seal, write_records
+from typer.testing import CliRunner
+
+from repro.cli import app
+from repro.errors import UserError
+from repro.method import Role
+from repro.reporting.recount import recount
+from repro.reporting.results import load
+from repro.schema import FILES
+
+ROWS = (
+    Made("base", Role.BASE),
+    Made("good", gain=1.0, rules=True),
+    Made("planned", plans=True),
+    Made("broken", broken={(1, BUDGETS[3]): ("failed", "loss is not finite")}),
+)
+ALL = (*FILES, "study.json")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("small") / "records", ROWS, seeds=(0, 1), per_tier=2, k=2)
+
+
+@pytest.fixture
+def copied(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "records"))
+
+
+# ------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_flipped_byte_is_reported_wherever_it_is(copied: Path, name: str) -> None:
+    """Every digit of study.json and some hundreds of bytes of each file, one after the other."""
+    path = copied / name
+    data = path.read_bytes()
+    drawn = np.random.default_rng(0).integers(0, len(data), 300).tolist()
+    digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()] if name == "study.json" else []
+    for position in {*drawn, *digits}:
+        byte = data[position]
+        flipped = ord(str((byte - 47) % 10)) if chr(byte).isdigit() else byte ^ 1
+        path.write_bytes(data[:position] + bytes([flipped]) + data[position + 1 :])
+        with pytest.raises(UserError, match=name):
+            load(copied)
+    path.write_bytes(data)
+    load(copied)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("data", [None, b"", b"\xff\xfe\x00", b"method,\n"])
+def test_a_missing_empty_or_foreign_file_is_named(copied: Path, name: str, data: bytes | None) -> None:
+    path = copied / name
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+        if name != "study.json":
+            seal(copied)  # even where the hash agrees
+    with pytest.raises(UserError, match=name) as raised:
+        load(copied)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_two_generations_do_not_mix(copied: Path, tmp_path: Path, name: str) -> None:
+    rows = (Made("base", Role.BASE), Made("good", gain=0.5))
+    other = write_records(tmp_path / "other", rows, seeds=(0, 1), per_tier=3, k=2)
+    shutil.copy(other / name, copied / name)
+    with pytest.raises(UserError, match=f"{name} is not the file that study.json names"):
+        load(copied)
+
+
+def test_study_json_is_as_it_was_written(copied: Path) -> None:
+    path = copied / "study.json"
+    text = path.read_text()
+    for other in (text.replace('"seeds"', '"seeds" '), json.dumps(json.loads(text)), text + "\n"):
+        path.write_text(other)
+        with pytest.raises(UserError, match=r"study\.json was changed after it was written"):
+            load(copied)
+
+
+def edit(name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    def apply(records: Path) -> None:
+        path = records / name
+        if name.endswith("parquet"):
+            change(pd.read_parquet(path)).to_parquet(path, index=False)
+        else:
+            change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
+
+    return apply
+
+
+def put(name: str, line: int, column: str, value: object) -> Callable[[Path], None]:
+    """Write ``value`` into a line of a file as people count them, the header being the first."""
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.loc[line - 2, column] = str(value)
+        return frame
+
+    return edit(name, change)
+
+
+def said(**changes: object) -> Callable[[Path], None]:
+    def apply(records: Path) -> None:
+        facts = json.loads((records / "study.json").read_text())
+        (records / "study.json").write_text(json.dumps(facts | changes))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (put("runs.csv", 5, "spent", "lots"), "runs.csv, line 5: column 'spent' holds 'lots'"),
+        (put("runs.csv", 5, "spent", "-1"), "runs.csv, line 5: column 'spent' holds '-1'"),
+        (put("runs.csv", 5, "spent", ""), "runs.csv, line 5: column 'spent' holds ''"),
+        (put("runs.csv", 5, "use", "nan"), "runs.csv, line 5: column 'use' holds 'nan'"),
+        (put("runs.csv", 5, "use", "1e999"), "runs.csv, line 5: column 'use' holds '1e999'"),
+        (
+            put("runs.csv", 2, "role", "hero"),
+            "runs.csv, line 2: column 'role' holds 'hero'; it must be one of",
+        ),
+        (put("runs.csv", 2, "seed", 9), "runs.csv, line 2: column 'seed' holds '9'; it must be one of 0, 1"),
+        (put("runs.csv", 2, "plans", 2), "runs.csv, line 2: column 'plans' holds '2'"),
+        (
+            put("runs.csv", 4, "title", "Other"),
+            "runs.csv, line 4: title, role, paper or plans of method 'base'",
+        ),
+        (edit("runs.csv", lambda f: f.drop(columns="spent")), "runs.csv lacks the column 'spent'"),
+        (edit("runs.csv", lambda f: f.assign(more=1)), "runs.csv, line 1: the columns are not method, title"),
+        (
+            edit("runs.csv", lambda f: pd.concat([f, f[:1]])),
+            r"runs.csv, line 34 repeats line 2 \(method base,",
+        ),
+        (edit("visits.csv", lambda f: pd.concat([f, f[:1]])), r"visits.csv, line \d+ repeats line 2"),
+        (edit("machine.csv", lambda f: pd.concat([f, f[:1]])), r"machine.csv, line \d+ repeats line 2"),
+        (put("ledger.csv", 3, "account", "embed"), "ledger.csv, line 3: column 'account' holds 'embed'"),
+        (put("ledger.csv", 3, "shape", "other"), "ledger.csv, line 3: column 'shape' holds 'other'"),
+        (put("ledger.csv", 3, "method", "who"), "ledger.csv, line 3: column 'method' holds 'who'"),
+        (put("ledger.csv", 3, "budget", 7), "ledger.csv, line 3: column 'budget' holds '7'"),
+        (put("machine.csv", 2, "account", "lunch"), "machine.csv, line 2: column 'account' holds 'lunch'"),
+        (edit("samples.parquet", lambda f: f.drop(columns="verdict")), "lacks the column 'verdict'"),
+        (edit("samples.parquet", lambda f: f.assign(benchmark="amc")), "'benchmark' holds 'amc'"),
+        (edit("samples.parquet", lambda f: f.assign(tier="9")), "column 'tier' holds '9'"),
+        (
+            edit("samples.parquet", lambda f: f.assign(budget=f.budget.replace(BUDGETS[3], 5))),
+            "column 'budget' holds '5'",
+        ),
+        (edit("samples.parquet", lambda f: f.assign(verdict="good")), "column 'verdict' holds 'good'"),
+        (edit("samples.parquet", lambda f: f.assign(correct=~f.correct)), "'correct' and 'verdict' disagree"),
+        (edit("samples.parquet", lambda f: f.assign(correct="False")), "column 'correct' .* not of its type"),
+        (edit("samples.parquet", lambda f: f.assign(tokens=1.5)), "column 'tokens' .* not of its type"),
+        (edit("samples.parquet", lambda f: f.assign(text_hash=None)), "column 'text_hash' has blanks"),
+        (edit("samples.parquet", lambda f: f.iloc[:-1]), "method .* has 1 to 2 sampled rows per problem"),
+        (edit("samples.parquet", lambda f: pd.concat([f, f[:1]])), "two samples of method base, seed 0"),
+        (
+            edit("samples.parquet", lambda f: f.drop(f.index[f["mode"] == "greedy"][0])),
+            "has 5 greedy rows of ladder where one a problem is due",
+        ),
+        (said(evaluation={}), "lacks the key 'evaluation.prompt'"),
+        (said(benchmarks=[]), "the key 'benchmarks' is wrong"),
+        (said(benchmarks=[{"name": "gsm8k"}]), "lacks the key 'benchmarks.0.title'"),
+        (said(shapes={"policy": {"layers": 1}}), "the shape 'policy' lacks a size"),
+        (said(shapes={"policy": {"layers": -1}}), "the key 'shapes.policy.layers' is wrong"),
+        (said(budgets=[*BUDGETS, BUDGETS[0]]), "a budget or seed is there twice"),
+        (said(target_accuracies=["high"]), "the key 'target_accuracies.0' is wrong"),
+    ],
+)
+def test_what_is_malformed_is_named(copied: Path, change: Callable[[Path], None], says: str) -> None:
+    """Even where every hash agrees, as in records of a faulty writer."""
+    change(copied)
+    with pytest.raises(UserError, match=says) as raised:
+        load(seal(copied))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_benchmark_cannot_name_a_file_elsewhere(copied: Path) -> None:
+    facts = json.loads((copied / "study.json").read_text())
+    facts["benchmarks"][0]["name"] = "../../x"
+    with pytest.raises(UserError, match=r"'benchmarks\.0\.name' is wrong"):
+        load(seal(copied, facts))
+
+
+# ---------------------------------------------------------------------------------------- recounting
+
+
+def test_spend_at_a_budget_is_the_sum_of_the_lines_up_to_it(small: Path) -> None:
+    """One run serves all budgets, but where the method plans: there each has its own."""
+    study = load(small)
+    sampled = {
+        method: [
+            sum(e["flops"] for e in study.entries(method, 0, budget) if e["account"] == "sample")
+            for budget in BUDGETS
+        ]
+        for method in ("good", "planned")
+    }
+    of_lines = {(line["method"], line["budget"]): 0 for line in study.ledger if line["account"] == "sample"}
+    for line in study.ledger:
+        if line["account"] == "sample" and line["seed"] == 0:
+            of_lines[line["method"], line["budget"]] += line["flops"]
+    each = [of_lines["good", budget] for budget in BUDGETS]
+    assert sampled["good"] == [sum(each[: i + 1]) for i in range(4)]
+    assert sampled["planned"] == [of_lines["planned", budget] for budget in BUDGETS]
+    for method in ("good", "planned"):
+        evaluated = [e for e in study.entries(method, 0, BUDGETS[3]) if e["account"] == "evaluate"]
+        assert [e["budget"] for e in evaluated] == [BUDGETS[3]]
+    rules = [e["budget"] for e in study.entries("good", 1, BUDGETS[2]) if e["account"] == "rules"]
+    assert rules == list(BUDGETS[:3])
+
+
+def test_valid_records_are_verified(small: Path) -> None:
+    found = recount(small)
+    assert found.differences == []
+    ledger = pd.read_csv(small / "ledger.csv")
+    assert dict(found.lines) == ledger.account.value_counts().to_dict()
+    assert dict(found.flops) == ledger.groupby("account").flops.sum().to_dict()
+    assert (found.runs, found.samples) == (32, 31 * 6 * 3)  # 6 problems: 2 samples and 1 greedy of each
+    shown = CliRunner().invoke(app, ["verify", str(small)])
+    assert shown.exit_code == 0 and shown.output.endswith(f"{small}: verified\n")
+    assert f"{ledger.flops.sum():,}" in shown.output and "32 runs" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (put("ledger.csv", 3, "flops", 1), "ledger.csv, line 3: flops is 1 and should be "),
+        (put("ledger.csv", 3, "papers_flops", 1), "ledger.csv, line 3: papers_flops is 1 and should be "),
+        (put("ledger.csv", 3, "tokens", 1), "ledger.csv, line 3: flops is"),
+        (put("ledger.csv", 3, "passes", 9), "ledger.csv, line 3: flops is"),
+        (put("runs.csv", 12, "spent", 1), "runs.csv, line 12: spent is 1 and should be"),
+        (put("runs.csv", 12, "papers_flops", 1), "runs.csv, line 12: papers_flops is 1 and should be"),
+        (put("runs.csv", 12, "use", 0.5), "runs.csv, line 12: use is 0.5 and should be 0.99"),
+        (put("runs.csv", 12, "steps", 0), "runs.csv, line 12: steps is 0, and the ledger trains some"),
+        (put("runs.csv", 2, "steps", 1), "runs.csv, line 2: steps is 1, and the ledger trains none"),
+        (put("runs.csv", 12, "steps", 1), "line 12: steps is 1, less than at the budget of 1000000000"),
+        (put("runs.csv", 12, "rounds", 1), "runs.csv, line 12: rounds is 1, and the ledger has round 3"),
+        (edit("ledger.csv", lambda f: f[f.account != "search"]), "runs.csv, line 10: spent is"),
+        (edit("ledger.csv", lambda f: f[f.account != "evaluate"]), "charges 0 of 0 to `evaluate`"),
+        (edit("samples.parquet", lambda f: f.assign(tokens=f.tokens + 1)), "line 2: samples.parquet has"),
+        (edit("ledger.csv", lambda f: f[::-1]), r"line \d+: budget is 4000000000, after 8000000000"),
+        (put("visits.csv", 2, "problems", 999), "visits.csv, line 2: more problems than the pool has"),
+    ],
+)  # fmt: skip
+def test_every_difference_is_listed(copied: Path, change: Callable[[Path], None], says: str) -> None:
+    """Where the writer was wrong and every hash agrees."""
+    change(copied)
+    found = "\n".join(recount(seal(copied)).differences)
+    assert pd.Series([found]).str.contains(says).all(), found
+
+
+def test_a_spend_above_its_budget_is_listed(copied: Path) -> None:
+    """Ledger and runs agree with each other here; only the budget is not kept."""
+    ledger = pd.read_csv(copied / "ledger.csv", dtype=str, keep_default_na=False)
+    more = entry("good", 0, BUDGETS[3], "train", BUDGETS[0], passes=3, round=4, call=99)
+    pd.concat([ledger, pd.DataFrame([more]).astype(str)]).to_csv(copied / "ledger.csv", index=False)
+    runs = pd.read_csv(copied / "runs.csv")
+    at = runs.index[(runs.method == "good") & (runs.seed == 0) & (runs.budget == BUDGETS[3])][0]
+    runs.loc[at, "spent"] += more["flops"]
+    runs.loc[at, "papers_flops"] += more["papers_flops"]
+    runs["use"] = runs.spent / runs.budget
+    runs.to_csv(copied / "runs.csv", index=False)
+    (found,) = recount(seal(copied)).differences
+    assert found.endswith(f"runs.csv, line {at + 2}: spent {runs.spent[at]} of a budget of {BUDGETS[3]}")
+
+
+def test_verify_lists_the_changed_file_and_the_line(copied: Path) -> None:
+    put("ledger.csv", 3, "flops", 1)(copied)
+    put("runs.csv", 12, "use", 0.5)(copied)
+    shown = CliRunner().invoke(app, ["verify", str(copied)])
+    assert shown.exit_code == 1 and "verified" not in shown.output
+    for says in ("ledger.csv is not the file", "runs.csv is not the file", "ledger.csv, line 3: flops is 1",
+                 "runs.csv, line 12: use is 0.5"):  # fmt: skip
+        assert says in shown.output
+    (copied / "runs.csv").write_text("?")
+    shown = CliRunner().invoke(app, ["verify", str(copied)])
+    assert shown.exit_code == 1 and "runs.csv lacks the column" in shown.output
+
+
+def test_reading_rebuilding_and_recounting_need_no_torch() -> None:
+    code = (
+        "import sys, repro.cli, repro.reporting.page, repro.reporting.recount, repro.collect;"
+        "print([m for m in ('torch', 'transformers', 'trl', 'lm_eval', 'vllm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
