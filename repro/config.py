@@ -120,6 +120,7 @@ def _repository(name: str) -> str:
 Flops = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**28)]  # the largest trainings took 5e26
 Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what all libraries take as one
 Size = Annotated[int, Field(ge=0, le=10**6)]  # problems lie in memory
+Shots = Annotated[int, Field(ge=0, le=1_000)]
 Batch = Annotated[int, Field(gt=0, le=2**16)]  # rows of one pass or step
 Chunk = Annotated[int, Field(gt=0, le=10**6)]  # completions, which lie in memory
 Steps = Annotated[int, Field(gt=0, le=10**6)]  # of an optimizer
@@ -187,9 +188,7 @@ class Prompt(Section):
     style: Literal["plain", "question_answer", "boxed"] = "plain"  # see repro/problems/prompts.py
     template: str | None = None  # instead of the style's
     hinted: str | None = None  # the same for hints (STaR): the answer is shown
-    shots: int = Field(
-        default=0, ge=0, le=1_000
-    )  # worked examples before the question, taken out of the training rows
+    shots: Shots = 0  # worked examples before the question, taken out of the training rows
     chat: bool = False  # rendered by the base model's chat template
     system: str | None = None  # system message of the chat
     stop: Stops | None = None  # texts that end a completion, instead of the style's
