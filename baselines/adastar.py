@@ -15,6 +15,8 @@ Differences from the paper:
   math) and its code (constant rate) have it for GSM8K; elsewhere they use hints and 100 warm-up steps.
 - Problems are visited `chunk` at a time. The overshoot of the last chunk is charged and counts in m; the
   kept solutions beyond B_t are dropped. If the whole pool does not fill B_t, training cycles.
+- With `plans: true` (ours, and one run per budget) the round in which the budget no longer pays for its steps
+  and two chunks more is the last: it trains on what is kept until the budget ends.
 - A sort replaces the heap: popping, re-dating and pushing back gives the same order.
 """
 
@@ -67,7 +69,9 @@ class AdaSTaR(Method):
         kept: list[Example] = []
         wins: dict[int, float] = {}  # of the problems solved in this round
         m = 0
-        while len(kept) < wanted and m < len(order):
+        last, chunk_cost = False, 0
+        while len(kept) < wanted and m < len(order) and not last:
+            spent_before = lab.spent
             unsolved = order[m : m + self.chunk]
             m += len(unsolved)
             for attempt in range(1, self.attempts + 1):
@@ -85,11 +89,15 @@ class AdaSTaR(Method):
                 unsolved = [i for i in unsolved if i not in wins]
                 if not unsolved:
                     break
+            chunk_cost = max(chunk_cost, lab.spent - spent_before)
+            if kept:
+                training = self.steps(lab.round) * lab.step_cost(kept, self.batch_size)
+                last = not lab.affords(training + 2 * chunk_cost)
 
         if kept:
             lab.train(
                 kept[:wanted],
-                steps=self.steps(lab.round),
+                steps=None if last else self.steps(lab.round),
                 batch_size=self.batch_size,
                 optimizer=self.optimizer,
             )

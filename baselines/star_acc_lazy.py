@@ -5,6 +5,7 @@ full, and it chooses which problems to visit. This row has the first and not the
 the two is what the choice of problems is worth. Each round:
 1. visit the problems in a fresh random order, at most two attempts each, until steps * batch are kept;
 2. go on training the current model on them for 40 * 1.2^(round-1) steps.
+With `plans: true` it has a last round, as AdaSTaR then has.
 
 Differences from the paper: none to differ from. The settings are AdaSTaR's.
 """
@@ -38,7 +39,9 @@ class STaRAccLazy(Method):
         wanted = self.steps(lab.round) * self.batch_size
         kept: list[Example] = []
         m = 0
-        while len(kept) < wanted and m < len(order):
+        last, chunk_cost = False, 0
+        while len(kept) < wanted and m < len(order) and not last:
+            spent_before = lab.spent
             unsolved = [lab.problems[i] for i in order[m : m + self.chunk]]
             m += len(unsolved)
             for attempt in range(1, self.attempts + 1):
@@ -53,12 +56,16 @@ class STaRAccLazy(Method):
                 unsolved = [c.problem for (c,) in tries if not c.correct]
                 if not unsolved:
                     break
+            chunk_cost = max(chunk_cost, lab.spent - spent_before)
+            if kept:
+                training = self.steps(lab.round) * lab.step_cost(kept, self.batch_size)
+                last = not lab.affords(training + 2 * chunk_cost)
         lab.log("sampled", visited=m, kept=len(kept))
 
         if kept:
             lab.train(
                 kept[:wanted],
-                steps=self.steps(lab.round),
+                steps=None if last else self.steps(lab.round),
                 batch_size=self.batch_size,
                 optimizer=self.optimizer,
             )

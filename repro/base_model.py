@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from repro import __version__, fetch, files, problems
+from repro import fetch, files, identity, problems
 from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
+from repro.models import config_of, refuse_code
 from repro.objectives import SFT
 from repro.problems import ladder
 from repro.problems.prompts import fill, templates
@@ -25,7 +26,6 @@ from repro.training import encode
 from repro.training.batches import batches
 from repro.training.trl import TRLTrainer
 
-ORIGIN = "origin.json"  # in the model's folder: what it was made from
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 Progress = Callable[[int, int, float], None]  # called with (step, steps, loss)
 
@@ -44,17 +44,16 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
     spec = study.base_model
     train = problem_folder / "train.jsonl"
     key = files.digest(
-        __version__, spec.model_dump(mode="json"), study.prompt.model_dump(), study.training.model_dump(),
-        files.sha256(train),
-    )  # fmt: skip
+        identity.base_settings(study), files.sha256(train) if isinstance(spec, RandomModel) else None
+    )
     with files.lease(out.with_name(f"{out.name}-lease"), wait=True):
-        if (out / ORIGIN).is_file() and files.sealed(out) and not isinstance(spec, Folder):
-            facts: dict[str, Any] = files.read_json(out / ORIGIN)
+        if (out / files.ORIGIN).is_file() and files.sealed(out) and not isinstance(spec, Folder):
+            facts: dict[str, Any] = files.read_json(out / files.ORIGIN)
             if facts["key"] == key:
                 return facts
         with files.building(out) as folder:
             facts = {"key": key, **_make(study, train, folder, progress)}
-            files.write_json(folder / ORIGIN, facts)
+            files.write_json(folder / files.ORIGIN, facts)
     return facts
 
 
@@ -78,6 +77,7 @@ def _link(source: Path, folder: Path) -> None:
     """Links to the model's files: gigabytes need no second copy, and their hashes are sealed all the same."""
     if not (source / "config.json").is_file():
         raise UserError(f"base model {source} holds no config.json; name a transformers model folder")
+    refuse_code(source)
     if not list(source.glob("*.safetensors")):
         raise UserError(f"base model {source} holds no safetensors weights; convert the model first")
     kept = {".json", ".safetensors", ".txt", ".model", ".jinja"}
@@ -111,20 +111,13 @@ def _bpe_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def _initialise(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int, folder: Path) -> None:
-    if "model_type" not in config:
-        raise UserError("base_model.config needs `model_type`, such as llama or qwen2")
-    sizes = {key: value for key, value in config.items() if key != "model_type"}
-    try:
-        resolved = AutoConfig.for_model(
-            config["model_type"],
-            **sizes,
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-    except ValueError as error:
-        raise UserError(f"base_model.config: {error}") from None
+    resolved = config_of(
+        config,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
     torch.manual_seed(stream_seed("initialise", seed) % 2**63)
     AutoModelForCausalLM.from_config(resolved, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -6,8 +6,9 @@ import gc
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 # ruff: noqa: E402  (the environment is set before anything that reads it is imported)
 # One thread per process: results are then bit-identical, and two processes on two cores do not fight.
@@ -20,13 +21,41 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import typer
+from typer.core import TyperGroup
 
 from repro.config import Study as StudyConfig
 from repro.config import load_study
-from repro.errors import UserError
+from repro.errors import UserError, out_of_memory
 from repro.gpus import claim
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+class Stopped(Exception):
+    """The command ended before its time; what it printed is a sentence, and ``status`` its exit status."""
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Commands(TyperGroup):
+    """The subcommands. What ends them from outside, on which typer keeps silent, is said by :func:`main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            raise Stopped("interrupted; the same command goes on where this one was", 130) from None
+        except BrokenPipeError:
+            # What is left to print would fail again at the end of the process.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Stopped("nobody reads the output any more; run the command without that pipe", 1) from None
+
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
+)
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file, such as benchmarks/studies/pocket.yaml.")]
 MethodName = Annotated[str, typer.Option("--method", help="A file in baselines/, without .py.")]
@@ -37,6 +66,18 @@ def _layout(study: StudyConfig) -> Any:
     from repro.layout import Layout
 
     return Layout(Path.cwd(), study.name)
+
+
+def _check_run(config: StudyConfig, study: Path, method: str, seed: int) -> None:
+    """Raise UserError where the study has no run of this method and seed."""
+    from repro.discovery import method_ids
+
+    known = method_ids(config)
+    if method not in known:
+        raise UserError(f"{study} does not run the method `{method}`; it runs {', '.join(known)}")
+    if seed not in config.seeds:
+        seeds = ", ".join(map(str, config.seeds))
+        raise UserError(f"{study} has no seed {seed}; name one of its seeds ({seeds}) with --seed")
 
 
 def _settle() -> None:
@@ -121,7 +162,7 @@ def base_model(study: StudyFile) -> None:
     from tqdm import tqdm
 
     from repro import base_model as base
-    from repro.files import write_json
+    from repro.files import fingerprint, write_json
 
     config = load_study(study)
     layout = _layout(config)
@@ -135,18 +176,15 @@ def base_model(study: StudyFile) -> None:
                 logging.getLogger("repro").info("warm start: step %d of %d, loss %.3f", step, steps, loss)
 
         facts = base.prepare(config, layout.problems, layout.base, progress)
-    write_json(layout.base_manifest, {**facts, "shape": base.shape_of(layout.base).to_json()})
+    more = {"shape": base.shape_of(layout.base).to_json(), "fingerprint": fingerprint(layout.base)}
+    write_json(layout.base_manifest, {**facts, **more})
 
 
 @app.command()
 def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Train one method with one seed to every budget (a killed run goes on where it was)."""
-    from repro.discovery import method_ids
-
     config = load_study(study)
-    known = method_ids(config)
-    if method not in known:
-        raise UserError(f"{study} does not run the method `{method}`; it runs {', '.join(known)}")
+    _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.run import train as run
 
@@ -158,6 +196,7 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
     config = load_study(study)
+    _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
@@ -176,6 +215,27 @@ def collect(study: StudyFile) -> None:
 
 
 @app.command()
+def clean(
+    study: StudyFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List old state of a study (runs of other settings, evaluations of other tasks), and remove it."""
+    from repro import cleaning
+
+    config = load_study(study)
+    layout = _layout(config)
+    found = cleaning.stale(config, layout)
+    for one in found:
+        typer.echo(f"{one.bytes / 1e6:10.1f} MB  {one.path.relative_to(layout.root)}")
+    total = sum(one.bytes for one in found) / 1e6
+    if not found:
+        typer.echo(f"nothing in {layout.work.relative_to(layout.root)} is old")
+    elif yes or typer.confirm(f"remove these {len(found)} ({total:.1f} MB)?"):
+        cleaning.remove(found)
+        typer.echo(f"removed {total:.1f} MB")
+
+
+@app.command()
 def tables(
     records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
     readme: Annotated[
@@ -183,14 +243,14 @@ def tables(
     ] = None,
 ) -> None:
     """Rebuild tables, figures and report from records, beside their folder. Needs neither torch nor a GPU."""
-    from repro.files import write_text
+    from repro.files import read_text, write_text
     from repro.reporting.page import build
 
     build(records, records.parent)
     leaderboard = (records.parent / "tables" / "leaderboard.md").read_text()
     if readme is not None:
         begin, end = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
-        before, found, rest = readme.read_text().partition(begin)
+        before, found, rest = read_text(readme, "name a file that has a leaderboard").partition(begin)
         _, closed, after = rest.partition(end)
         if not found or not closed:
             raise UserError(f"{readme} has no lines `{begin}` and `{end}`; add them for the leaderboard")
@@ -219,9 +279,29 @@ def main() -> None:
     logging.getLogger("repro").setLevel(logging.INFO)
     try:
         app()
+    except Stopped as error:
+        _end(str(error), error.status)
     except UserError as error:
-        print(f"repro: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _end(f"{where}{error.strerror or error}; check the path, its permissions and the disk", 2)
+    except RecursionError:
+        _end("something in the input is nested too deeply; make it flatter", 2)
+    except Exception as error:
+        if out_of_memory(error):
+            _end(
+                "the memory is full; ask for less at once (sampling.batch_size, training.micro_batch), or "
+                "use a machine that has more",
+                2,
+            )
+        traceback.print_exc()
+        _end("this is a bug; report it with the lines above and the study", 1)
+
+
+def _end(sentence: str, status: int) -> NoReturn:
+    print("repro:", *(line.strip() for line in sentence.splitlines()), file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

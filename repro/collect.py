@@ -12,79 +12,126 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, files
+from repro import __version__, files, identity, problems
+from repro.benchmarks import BENCHMARKS
 from repro.config import Study
+from repro.discovery import load_method
 from repro.errors import UserError
+from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
-from repro.profiles import TITLES, settings
+from repro.ledger import Entry
+from repro.profiles import settings
+from repro.schema import CSV, FILES, Account
 
-RUNS = [
-    "method", "title", "role", "paper", "seed", "budget", "spent", "use", "papers_flops", "status", "reason",
-    "rounds", "steps", "mode_note",
-]  # fmt: skip
-LEDGER = ["method", "seed", "budget", "account", "flops", "papers_flops", "tokens"]
-VISITS = ["method", "seed", "tier", "trained", "problems", "pool"]
 SAMPLE_KEY = ["method", "seed", "budget", "benchmark", "mode", "problem", "sample"]
 TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
+MANIFEST = (
+    "method", "title", "role", "paper", "seed", "plans", "status", "reason", "mode", "key", "base", "budgets",
+    "visits", "machine",
+)  # fmt: skip
 
 
 def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) -> None:
-    """Write ``results/<study>/records``. Raises UserError where a manifest or an evaluation is missing, and
-    where rows were evaluated with different prompts, tasks or engines."""
-    out = layout.results / "records"
-    runs: list[dict[str, Any]] = []
-    ledger: list[dict[str, Any]] = []
-    visits: list[dict[str, Any]] = []
+    """Write ``results/<study>/records``.
+
+    Raises UserError where a manifest or an evaluation is missing or damaged, belongs to another study than
+    this one as it stands, and where rows were evaluated with different prompts, tasks or engines.
+    """
+    shapes: dict[str, dict[str, int]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in CSV}
     samples: list[pd.DataFrame] = []
     facts: dict[str, Any] = dict.fromkeys(EVALUATION)
-    for method in methods:
+    training_set = problems.read(layout.problems / "train.jsonl")
+    base = files.read_json(layout.base_manifest, keys=("description", "shape", "warm_start", "fingerprint"))
+    for name in methods:
+        method = load_method(study, name)
         for seed in study.seeds:
-            manifest = files.read_json(layout.run(method, seed))
-            path = layout.samples(method, seed).with_suffix(".json")
-            evaluation = files.read_json(path)
+            manifest = files.read_json(layout.run(name, seed), keys=MANIFEST)
+            key = identity.run_key(study, method, name, seed, training_set, base["fingerprint"])
+            _belongs(study, manifest, key, layout.run(name, seed))
+            path = layout.samples(name, seed).with_suffix(".json")
+            evaluation = files.read_json(path, keys=("key", "budgets", "samples", *EVALUATION))
+            _fits(manifest, evaluation, path, layout)
             if manifest["budgets"]:
-                for name in EVALUATION:
-                    if facts[name] not in (None, evaluation[name]):
+                for fact in EVALUATION:
+                    if facts[fact] not in (None, evaluation[fact]):
                         raise UserError(
-                            f"{path}: {name} is {evaluation[name]}, but {facts[name]} for the runs before; "
+                            f"{path}: {fact} is {evaluation[fact]}, but {facts[fact]} for the runs before; "
                             f"delete {path.parent} and evaluate them all alike"
                         )
-                facts |= {name: evaluation[name] for name in EVALUATION}
-            runs += _runs(study, manifest)
-            ledger += _ledger(manifest, evaluation)
-            visits += [{"method": method, "seed": seed, **row} for row in manifest["visits"]]
-            samples.append(pd.read_parquet(layout.samples(method, seed)))
-    base = files.read_json(layout.base_manifest)
-    if base["warm_start"]:
-        cost = base["warm_start"]
-        total = {key: cost[key] for key in ("flops", "papers_flops")} | {"tokens": cost["tally"]["tokens"]}
-        ledger.append({"method": "", "seed": 0, "budget": 0, "account": "warm_start", **total})
-    _write_csv(out / "runs.csv", RUNS, runs)
-    _write_csv(out / "ledger.csv", LEDGER, ledger)
-    _write_csv(out / "visits.csv", VISITS, visits)
+                facts |= {fact: evaluation[fact] for fact in EVALUATION}
+            of = {"method": name, "seed": seed}
+            tables["runs.csv"] += _runs(study, manifest)
+            tables["ledger.csv"] += _ledger(of, manifest, evaluation, shapes)
+            tables["visits.csv"] += [{**of, **row} for row in manifest["visits"]]
+            tables["machine.csv"] += _machine(of, manifest, evaluation)
+            samples.append(_samples(layout.samples(name, seed)))
+    if cost := base["warm_start"]:
+        shape, tally = ModelShape.from_json(base["shape"]), Tally.from_json(cost["tally"])
+        entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)
+        tables["ledger.csv"].append({"method": "", "seed": 0, "budget": 0, **_line(entry, shapes)})
+
     table = pd.concat(samples, ignore_index=True).sort_values(SAMPLE_KEY, kind="stable")
-    buffer = io.BytesIO()
     for column in TEXTS:
         table[column] = table[column].astype("category")
+    buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
-    files.write_bytes(out / "samples.parquet", buffer.getvalue())
-    files.write_json(
-        out / "study.json",
-        {
-            "name": study.name,
-            "title": study.title,
-            "budgets": study.budgets,
-            "seeds": study.seeds,
-            "benchmarks": _benchmarks(study, table),
-            "evaluation": facts,
-            "target_accuracies": study.target_accuracies,
-            "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
-            "versions": {"suite": __version__, **{name: version(name) for name in LIBRARIES}},
-            "command": f"snakemake --config study={study_file}",
-        },
-    )
+    contents = {name: _csv(CSV[name], rows).encode() for name, rows in tables.items()}
+    contents["samples.parquet"] = buffer.getvalue()
+    records = {
+        "name": study.name,
+        "title": study.title,
+        "budgets": study.budgets,
+        "seeds": study.seeds,
+        "benchmarks": _benchmarks(study, table),
+        "evaluation": facts,
+        "target_accuracies": study.target_accuracies,
+        "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
+        "shapes": shapes,
+        "versions": {"suite": __version__, **{name: version(name) for name in LIBRARIES}},
+        "command": f"snakemake --config study={study_file}",
+        "files": {name: files.sha256_of(contents[name]) for name in FILES},
+    }
+    out = layout.results / "records"
+    for name, data in contents.items():
+        files.write_bytes(out / name, data)
+    files.write_json(out / "study.json", {**records, "digest": files.digest(records)})
+
+
+def _belongs(study: Study, manifest: Mapping[str, Any], key: str, path: Path) -> None:
+    """Raise UserError unless a manifest is of this study's run as it now is."""
+    if manifest["key"] != key:
+        raise UserError(
+            f"{path} is of another run than the study now describes (its method, settings, problems, base "
+            "model or library versions have changed since); delete it and run `snakemake`"
+        )
+    found = [row["budget"] for row in manifest["budgets"]]
+    if found != study.budgets and manifest["status"] == "ok":
+        raise UserError(
+            f"{path} has the budgets {found}, and the study {study.budgets}; delete it and run `snakemake`"
+        )
+
+
+def _fits(manifest: Mapping[str, Any], evaluation: Mapping[str, Any], path: Path, layout: Layout) -> None:
+    """Raise UserError unless an evaluation is of the run's checkpoints, and its samples are its own."""
+    checkpoints = {str(row["budget"]): row["fingerprint"] for row in manifest["budgets"]}
+    evaluated = {budget: cost["fingerprint"] for budget, cost in evaluation["budgets"].items()}
+    samples = layout.samples(manifest["method"], manifest["seed"])
+    if evaluation["key"] != manifest["key"] or evaluated != checkpoints:
+        raise UserError(f"{path} is of other checkpoints than the run's; delete it and run `snakemake`")
+    if not samples.is_file() or files.sha256(samples) != evaluation["samples"]:
+        raise UserError(f"{samples} is not what {path} was written with; delete both and run `snakemake`")
+
+
+def _samples(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as parquet ({error}); delete it and run `snakemake`"
+        ) from None
 
 
 def _benchmarks(study: Study, samples: pd.DataFrame) -> list[dict[str, Any]]:
@@ -92,13 +139,12 @@ def _benchmarks(study: Study, samples: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for name in study.evaluation.benchmarks:
         how = settings(study, name)
-        # The ladder has as many problems in each tier by design; elsewhere tiers only split the problems.
-        macro = name == "ladder"
+        macro = BENCHMARKS[name].tiers_alike
         tiers = samples.loc[samples["benchmark"] == name, "tier"]
         found.append(
             {
                 "name": name,
-                "title": TITLES[name],
+                "title": BENCHMARKS[name].title,
                 "tiers": sorted(tiers.unique()),
                 "macro": macro,
                 "metric": how.metric + ", mean over tiers" * macro,
@@ -110,7 +156,11 @@ def _benchmarks(study: Study, samples: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _runs(study: Study, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    shared = {key: manifest[key] for key in ("method", "title", "role", "paper", "seed", "status", "reason")}
+    shared = {
+        name: manifest[name]
+        for name in ("method", "title", "role", "paper", "seed", "status", "reason", "key")
+    }
+    shared["plans"] = int(manifest["plans"])
     if manifest["status"] != "ok":
         empty = {"spent": 0, "use": 0.0, "papers_flops": 0, "rounds": 0, "steps": 0, "mode_note": ""}
         return [{**shared, "budget": budget, **empty} for budget in study.budgets]
@@ -125,18 +175,50 @@ def _runs(study: Study, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _ledger(manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _ledger(
+    of: Mapping[str, Any], manifest: Mapping[str, Any], evaluation: Mapping[str, Any],
+    shapes: dict[str, dict[str, int]],
+) -> list[dict[str, Any]]:  # fmt: skip
     rows = []
     for row in manifest["budgets"]:
-        accounts = {**row["accounts"], "evaluate": evaluation["budgets"][str(row["budget"])]}
-        key = {"method": manifest["method"], "seed": manifest["seed"], "budget": row["budget"]}
-        rows += [{**key, "account": account, **total} for account, total in accounts.items()]
+        cost = evaluation["budgets"][str(row["budget"])]
+        shape, tally = ModelShape.from_json(cost["shape"]), Tally.from_json(cost["tally"])
+        entries = [Entry.from_json(entry) for entry in row["ledger"]]
+        entries.append(Entry(Account.EVALUATE, row["rounds"], 0, FORWARD_PASSES, shape, tally))
+        rows += [{**of, "budget": row["budget"], **_line(entry, shapes)} for entry in entries]
     return rows
 
 
-def _write_csv(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def _line(entry: Entry, shapes: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """An entry as the ledger has it; its shape goes to ``shapes``."""
+    sizes = entry.shape.to_json()
+    name = files.digest(sizes)[:8]
+    shapes[name] = sizes
+    return {
+        "account": str(entry.account),
+        "round": entry.round,
+        "call": entry.call,
+        "passes": entry.passes,
+        "shape": name,
+        **entry.tally.to_json(),
+        "flops": entry.flops,
+        "papers_flops": entry.papers_flops,
+    }
+
+
+def _machine(
+    of: Mapping[str, Any], manifest: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    evaluated = [
+        {"budget": budget, "account": "evaluate", "device": cost["device"], "seconds": cost["seconds"]}
+        for budget, cost in evaluation["budgets"].items()
+    ]
+    return [{**of, "joules": None, "flops": 0, **row} for row in (*manifest["machine"], *evaluated)]
+
+
+def _csv(columns: Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    files.write_text(path, text.getvalue())
+    return text.getvalue()

@@ -1,23 +1,44 @@
-"""A study: one validated YAML file. Unknown or impossible keys give one clear sentence."""
+"""A study: one validated YAML file. Unknown or impossible keys give one clear sentence.
+
+Upper bounds are far above what a study can want, and below what would fill the memory or never end: they
+catch a slip of the keyboard before it costs anything.
+"""
 
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from repro import benchmarks
 from repro.errors import UserError
 from repro.objectives import Optimizer
+from repro.yaml_files import read_yaml
 
 T = TypeVar("T", bound=BaseModel)
+NUMBERS = 2  # raise when the suite's own code makes other numbers of the same settings
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    SPLIT: ClassVar[frozenset[str]] = frozenset()  # keys that say how work is split up, and change no number
+
+    def numbers(self) -> dict[str, Any]:
+        """The settings that numbers depend on, beyond rounding."""
+        return self.model_dump(mode="json", exclude=set(self.SPLIT))
 
 
 def _whole(value: Any) -> Any:
@@ -28,26 +49,113 @@ def _whole(value: Any) -> Any:
         return value
 
 
-Flops = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+def _distinct(values: Sequence[Any]) -> Sequence[Any]:
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice; remove one of them")
+    return values
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str) and value != "all":
+        raise ValueError(f"a list of methods is wanted, such as [{value}], or all")
+    return value
+
+
+SIZES = {  # of a model that the suite makes, and the largest that may be asked for
+    "hidden_size": 2**16, "num_hidden_layers": 1_000, "num_attention_heads": 2**10,
+    "num_key_value_heads": 2**10, "head_dim": 2**12, "intermediate_size": 2**18,
+    "max_position_embeddings": 2**24,
+}  # fmt: skip
+TOKENS = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id")
+
+
+def fitting_sizes(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A transformers config, or the part of one that is given, whose sizes can be those of a model.
+
+    Raises ValueError where they cannot: transformers accepts many that fail only when the model runs.
+    """
+    sizes = {key: config[key] for key in SIZES if config.get(key) is not None}
+    for key, size in sizes.items():
+        if type(size) is not int or not 1 <= size <= SIZES[key]:
+            raise ValueError(f"{key} is {size!r}, where a whole number from 1 to {SIZES[key]} is wanted")
+    heads, hidden = sizes.get("num_attention_heads"), sizes.get("hidden_size")
+    shared, head = sizes.get("num_key_value_heads"), sizes.get("head_dim")
+    if heads and shared and heads % shared:
+        raise ValueError(
+            f"num_key_value_heads is {shared}, which does not divide num_attention_heads, {heads}"
+        )
+    if heads and hidden and not head:
+        if hidden % heads:
+            raise ValueError(
+                f"num_attention_heads is {heads}, which does not divide hidden_size, {hidden}; "
+                "mend one of them or set head_dim"
+            )
+        head = hidden // heads
+    if head and head % 2:
+        raise ValueError(f"the size of a head is {head}, where rotary embeddings need an even one")
+    return config
+
+
+def _made_config(config: dict[str, Any]) -> dict[str, Any]:
+    for key in TOKENS:
+        if key in config:
+            raise ValueError(f"{key} follows from the tokenizer, which the suite makes; remove it")
+    fitting_sizes(config)
+    return config
+
+
+def _one_line(text: str) -> str:
+    if len(text.splitlines()) > 1:
+        raise ValueError("one line is wanted")
+    return text
+
+
+def _repository(name: str) -> str:
+    if ".." in name or "--" in name:
+        raise ValueError("no name of a model of the hub, such as Qwen/Qwen2.5-0.5B")
+    return name
+
+
+Flops = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=10**28)]  # the largest trainings took 5e26
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what all libraries take as one
+Size = Annotated[int, Field(ge=0, le=10**6)]  # problems lie in memory
+Shots = Annotated[int, Field(ge=0, le=1_000)]
+Batch = Annotated[int, Field(gt=0, le=2**16)]  # rows of one pass or step
+Chunk = Annotated[int, Field(gt=0, le=10**6)]  # completions, which lie in memory
+Steps = Annotated[int, Field(gt=0, le=10**6)]  # of an optimizer
+Tokens = Annotated[int, Field(gt=0, le=2**20)]  # the longest contexts that there are
+Gpus = Annotated[int, Field(le=1024)]
+Config = Annotated[dict[str, Any], AfterValidator(_made_config)]
+Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
+Text = Annotated[str, Field(min_length=1, max_length=1_000)]
+Stops = Annotated[list[Text], Field(max_length=64)]
+MethodId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]  # a file baselines/ID.py
+Repository = Annotated[  # by the hub's own rule
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96),
+    AfterValidator(_repository),
+]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # the same weights for all
 
 
 class LadderProblems(Section):
     """The procedural set of :mod:`repro.problems.ladder`; its test problems are the benchmark ``ladder``."""
 
     source: Literal["ladder"]
-    train: int = Field(gt=0)
-    validation: int = Field(default=0, ge=0)
-    test: int = Field(gt=0)
-    seed: int = 0
+    train: Size = Field(gt=0)
+    validation: Size = 0
+    test: Size = Field(gt=0)
+    seed: Seed = 0
 
 
 class Rows(Section):
     """Which rows of a training set are used."""
 
-    train: Annotated[int, Field(gt=0)] | Literal["all"] = "all"  # rows drawn by `seed`
-    validation: int = Field(default=0, ge=0)  # rows held out, drawn before those to train on
+    train: Annotated[Size, Field(gt=0)] | Literal["all"] = "all"  # rows drawn by `seed`
+    validation: Size = 0  # rows held out, drawn before those to train on
     exclude: list[str] = []  # ids of problems to leave out, such as one whose gold answer cannot be read
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Gsm8kProblems(Rows):
@@ -80,10 +188,10 @@ class Prompt(Section):
     style: Literal["plain", "question_answer", "boxed"] = "plain"  # see repro/problems/prompts.py
     template: str | None = None  # instead of the style's
     hinted: str | None = None  # the same for hints (STaR): the answer is shown
-    shots: int = Field(default=0, ge=0)  # worked examples before the question, taken out of the training rows
+    shots: Shots = 0  # worked examples before the question, taken out of the training rows
     chat: bool = False  # rendered by the base model's chat template
     system: str | None = None  # system message of the chat
-    stop: list[str] | None = None  # texts that end a completion, instead of the style's
+    stop: Stops | None = None  # texts that end a completion, instead of the style's
 
     @model_validator(mode="after")
     def _has_fields(self) -> Prompt:
@@ -100,21 +208,30 @@ class WarmStart(Section):
     """A model trained from nothing on the imperfect corpus of the ladder."""
 
     source: Literal["warm_start"]
-    config: dict[str, Any]  # of transformers' LlamaConfig
+    config: Config  # of transformers' LlamaConfig
     hinted: float = Field(ge=0, lt=1)  # share of corpus rows whose prompt shows the answer they arrive at
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    steps: Steps
+    batch_size: Batch
     optimizer: Optimizer
-    seed: int = 0
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _in_memory(self) -> WarmStart:
+        if self.steps * self.batch_size > 10**7:
+            raise ValueError(
+                f"steps x batch_size is {self.steps * self.batch_size} rows, which lie in memory; ask for at "
+                "most 10 million"
+            )
+        return self
 
 
 class RandomModel(Section):
     """Random weights in a given architecture, with a BPE tokenizer trained on the training problems."""
 
     source: Literal["random"]
-    config: dict[str, Any]  # of a transformers config; `model_type` names the architecture
-    vocabulary: int = Field(default=512, ge=300)
-    seed: int = 0
+    config: Config  # of a transformers config; `model_type` names the architecture
+    vocabulary: int = Field(default=512, ge=300, le=2**18)
+    seed: Seed = 0
 
 
 class Folder(Section):
@@ -128,21 +245,23 @@ class HubModel(Section):
     """A model of the Hugging Face hub. ``repro fetch`` downloads it; nothing else touches the network."""
 
     source: Literal["hub"]
-    name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$")  # a commit: the same weights for all
+    name: Repository
+    revision: Commit
 
 
 BaseModelSource = Annotated[WarmStart | RandomModel | Folder | HubModel, Field(discriminator="source")]
 
 
 class Sampling(Section):
+    SPLIT: ClassVar[frozenset[str]] = frozenset({"batch_size", "chunk", "memory", "reuse"})
+
     engine: Literal["transformers", "vllm"] = "transformers"
-    batch_size: int = Field(default=512, gt=0)  # completions decoded together (transformers)
-    chunk: int = Field(default=2048, gt=0)  # completions per journal entry: what a killed run loses at most
-    max_tokens: int = Field(gt=0)
+    batch_size: Batch = 512  # completions decoded together (transformers)
+    chunk: Chunk = 2048  # completions per journal entry: what a killed run loses at most
+    max_tokens: Tokens
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tensor_parallel: int = Field(default=1, gt=0)  # GPUs that share one copy of the model (vllm)
-    data_parallel: int = Field(default=1, gt=0)  # copies of the model, which share the prompts (vllm)
+    tensor_parallel: Gpus = Field(default=1, gt=0)  # GPUs that share one copy of the model (vllm)
+    data_parallel: Gpus = Field(default=1, gt=0)  # copies of the model, which share the prompts (vllm)
     memory: float = Field(default=0.9, gt=0, lt=1)  # share of a GPU's memory that the engine takes (vllm)
     reuse: bool = False  # keep the engine through training, asleep, and reload its weights (vllm)
 
@@ -150,20 +269,25 @@ class Sampling(Section):
 class LoRA(Section):
     """Low-rank adapters (Hu et al. 2021) in place of full fine-tuning."""
 
-    rank: int = Field(default=32, gt=0)
-    alpha: float = Field(default=64, gt=0)
+    rank: int = Field(default=32, gt=0, le=2**12)
+    alpha: float = Field(default=64, gt=0, le=2**16)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Training(Section):
-    max_length: int = Field(default=2048, gt=0)  # tokens; a longer response loses its end
+    SPLIT: ClassVar[frozenset[str]] = frozenset(
+        {"micro_batch", "gradient_checkpointing", "save_every", "keep_moments", "accelerate"}
+    )
+
+    max_length: Tokens = 2048  # tokens; a longer response loses its end
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the passes; weights and moments are float32
-    micro_batch: int | None = Field(default=None, gt=0)  # rows or pairs in one pass; default: the batch
+    micro_batch: Batch | None = None  # rows or pairs in one pass; default: the batch
     gradient_checkpointing: bool = False  # less memory, more time
     padding_free: bool = False  # rows of a pass in one sequence, each attending to itself
     lora: LoRA | None = None  # default: all weights are trained
-    accelerate: Path | None = None  # config of `accelerate launch`: FSDP, DeepSpeed, processes
-    save_every: int | None = Field(default=None, gt=0)  # steps after which a killed training call can go on
+    accelerate: Path | None = None  # config of `accelerate launch`: FSDP or copies, processes
+    save_every: Steps | None = None  # steps after which a killed training call can go on
+    keep_moments: bool = True  # of a finished run: a higher budget then goes on where it ended
 
 
 class RewardModel(Section):
@@ -171,11 +295,17 @@ class RewardModel(Section):
 
     kind: Literal["token_classification", "causal", "pooling"]  # see repro/rewards
     path: Path | None = None  # a model folder, or
-    name: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")  # a model of the hub
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # with its commit
-    separator: str = "\n\n"
-    batch_size: int = Field(default=8, gt=0)  # completions scored together
+    name: Repository | None = None  # a model of the hub
+    revision: Commit | None = None  # with its commit
+    separator: Text = "\n\n"
+    batch_size: Batch = 8  # completions scored together
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """Configs of the model that may name code of its own: it is not run, where the engine has the
+        architecture itself."""
+        return ("config.json",) if self.kind == "pooling" else ()
 
     @model_validator(mode="after")
     def _named_once(self) -> RewardModel:
@@ -184,31 +314,34 @@ class RewardModel(Section):
         return self
 
 
-BenchmarkName = Literal["ladder", "gsm8k", "math", "math500", "aime24", "amc23"]
+BenchmarkName = Annotated[str, AfterValidator(benchmarks.known)]
 
 
 class Benchmark(Section):
     """What a study does otherwise than its profile, on one benchmark."""
 
-    limit: int | None = Field(default=None, gt=0)  # problems, drawn by problems.seed; default: all
-    samples: int | None = Field(default=None, gt=0)  # k of avg@k
+    limit: Size | None = Field(default=None, gt=0)  # problems, drawn by problems.seed; default: all
+    samples: int | None = Field(default=None, gt=0, le=10_000)  # k of avg@k
 
 
 class Evaluation(Section):
     benchmarks: dict[BenchmarkName, Benchmark] = Field(min_length=1)
     profile: Literal["pocket", "quick", "paper"] = "paper"  # see repro/evaluation.py
-    max_tokens: int | None = Field(default=None, gt=0)  # of a completion; default: the profile's
+    max_tokens: Tokens | None = None  # of a completion; default: the profile's
 
 
 class Study(Section):
     """Everything that defines a study's results."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    title: str
-    seeds: list[int] = Field(min_length=1)
-    budgets: list[Flops] = Field(min_length=1)  # FLOPs, ascending
-    methods: Literal["all"] | list[str] = "all"  # files in baselines/
-    gpus: int = Field(default=0, ge=0)  # that one job uses; 0: it runs on the CPU, or on what there is
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)  # of folders and files
+    title: Title
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1_000), AfterValidator(_distinct)]
+    budgets: list[Flops] = Field(min_length=1, max_length=1_000)  # FLOPs, ascending
+    methods: Annotated[
+        Literal["all"] | Annotated[list[MethodId], Field(min_length=1), AfterValidator(_distinct)],
+        BeforeValidator(_names),
+    ] = "all"  # files in baselines/
+    gpus: Gpus = Field(default=0, ge=0)  # that one job uses; 0: it runs on the CPU, or on what there is
     data_dir: Path | None = None  # where benchmarks lie; default: $REPRO_DATA_DIR, else data
     problems: Problems
     prompt: Prompt = Prompt()
@@ -217,15 +350,16 @@ class Study(Section):
     sampling: Sampling
     training: Training = Training()
     evaluation: Evaluation
-    target_accuracies: list[float] = []
-    hyperparameters: dict[str, dict[str, Any]] = {}  # by method: overrides of its fields
+    target_accuracies: Annotated[
+        list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100), AfterValidator(_distinct)
+    ] = []
+    hyperparameters: dict[MethodId, dict[str, Any]] = {}  # by method: overrides of its fields
 
     @model_validator(mode="after")
     def _possible(self) -> Study:
-        if sorted(set(self.budgets)) != self.budgets:
-            raise ValueError(f"budgets must ascend without repeats, not {self.budgets}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds repeat: {self.seeds}")
+        for budget, following in pairwise(self.budgets):
+            if budget >= following:
+                raise ValueError(f"budgets must ascend without repeats, not {budget:g}, {following:g}")
         if isinstance(self.base_model, WarmStart) and not isinstance(self.problems, LadderProblems):
             raise ValueError("base_model.source warm_start needs problems.source ladder, which has a corpus")
         if self.process_rewards == "ladder" and not isinstance(self.problems, LadderProblems):
@@ -246,20 +380,15 @@ class Study(Section):
         return self.data_dir or Path(os.environ.get("REPRO_DATA_DIR", "data"))
 
 
+def _shown(value: Any) -> str:
+    """A value in a sentence, shortened."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def load_study(path: Path) -> Study:
     """The study in a YAML file. Raises UserError naming the file, the key and the mend."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); name a study, such as benchmarks/studies/pocket.yaml"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", error)
-        raise UserError(f"{path}{where}: not YAML ({problem}); mend that line") from None
+    values = read_yaml(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise UserError(f"{path}: a study is a mapping of keys, such as `name: pocket`, and not a {kind}")
@@ -271,21 +400,39 @@ def validated(model: type[T], values: dict[str, Any], where: str) -> T:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        # A misspelt key is unknown, and what it was meant for missing: say the former.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        tags = {"ladder", "gsm8k", "math", "jsonl", "warm_start", "random", "folder", "hub"}
-        location = list(first["loc"])
-        if location[0:1] in (["problems"], ["base_model"]) and location[1:2] and location[1] in tags:
-            del location[1]  # the tag of the union, which is not a key
-        key = ".".join(str(part) for part in location if not re.search(r"\W", str(part)))
+        # A misspelt key is unknown, and what it was meant for missing: say the former. And whoever gives a
+        # section does not want the word that could stand in its place.
+        first = min(
+            error.errors(),
+            key=lambda one: (
+                one["type"] != "extra_forbidden",
+                one["type"] == "literal_error" and isinstance(one["input"], dict | list),
+            ),
+        )
+        key = _key_at(values, first["loc"], missing=first["type"] == "missing")
         if first["type"] == "extra_forbidden":
             known = ", ".join(_fields_at(model, first["loc"][:-1]))
             raise UserError(f"{where}: unknown key `{key}`; known here: {known}") from None
         if first["type"] == "missing":
             raise UserError(f"{where}: key `{key}` is missing; add it") from None
-        given = "" if isinstance(first["input"], dict) else f" (it is {first['input']!r})"
+        given = "" if isinstance(first["input"], dict) else f" (it is {_shown(first['input'])})"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: `{key}`: {message}{given}" if key else f"{where}: {message}") from None
+
+
+def _key_at(values: Any, location: Sequence[Any], missing: bool) -> str:
+    """An error's location as a key of the file: without the names that pydantic gives to alternatives."""
+    parts = []
+    for part in location:
+        known = (
+            isinstance(part, int) if isinstance(values, list) else isinstance(values, dict) and part in values
+        )
+        if known:
+            values = values[part]
+            parts.append(str(part))
+    if missing:
+        parts.append(str(location[-1]))
+    return ".".join(part if len(part) <= 100 else f"{part[:97]}..." for part in parts)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NoReturn
 
 import lm_eval
@@ -25,11 +26,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from repro import __version__, files
-from repro.config import BenchmarkName, Study
+from repro import files
+from repro.config import NUMBERS, BenchmarkName, Study
 from repro.errors import UserError
-from repro.flops import FORWARD_PASSES, ModelShape, Tally, flops, papers_flops, sample_tally
+from repro.flops import ModelShape, Tally, sample_tally
 from repro.layout import Layout
+from repro.machine import device
 from repro.problems.prompts import stops
 from repro.profiles import Settings, settings
 from repro.records import Verdict
@@ -117,27 +119,32 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     Writes the samples (parquet) to ``layout.samples(method, seed)``, and beside it (JSON) the cost by budget,
     the task versions, the prompt with its digest, and the engine with its versions. A run that is not ok has
     no samples. What one checkpoint does on one benchmark is a part of its own: a killed evaluation goes on
-    with the next.
+    with the next. Raises UserError for a checkpoint that is not what the run sealed.
     """
     from repro.sampling import sampler_for
 
-    run = files.read_json(layout.run(method, seed))
+    run = files.read_json(layout.run(method, seed), keys=("title", "key", "budgets"))
     out = layout.samples(method, seed)
     facts = {
-        "prompt": files.read_json(layout.problems / "report.json")["prompt"],
+        "prompt": files.read_json(layout.problems / "report.json", keys=("prompt",))["prompt"],
         "engine": engine(study),
         "tasks": {},
     }
+    used: list[str] = []
     samples = [pd.DataFrame(columns=["method", "seed", "budget", *COLUMNS])] if not run["budgets"] else []
-    costs: dict[str, Counter[str]] = {}
+    costs: dict[str, Any] = {}
     folder = out.with_suffix("")
     with files.lease(folder, wait=True), closing(sampler_for(study.sampling)) as sampler:
         for row in run["budgets"]:
-            cost = costs[str(row["budget"])] = Counter()
-            for part in _parts(study, layout, layout.work / row["checkpoint"], seed, sampler, folder):
-                found = files.read_json(part / "facts.json")
-                cost.update(found["cost"])
+            tally, seconds = Tally.zero(), 0.0
+            model = _checkpoint(layout, row)
+            shape = ModelShape.from_config(files.read_json(model / "config.json"), str(model / "config.json"))
+            for part in _parts(study, layout, model, seed, sampler, folder):
+                found = files.read_json(part / "facts.json", keys=("tally", "seconds", "device", "tasks"))
+                tally += Tally.from_json(found["tally"])
+                seconds += found["seconds"]
                 facts["tasks"] |= found["tasks"]
+                used.append(part.name)
                 table = pd.read_parquet(part / "samples.parquet")
                 for name, value in (("budget", row["budget"]), ("seed", seed), ("method", method)):
                     table.insert(0, name, value)
@@ -146,10 +153,31 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
                 accuracy = sampled.groupby("tier")["correct"].mean().round(3).to_dict()
                 where = run["title"], seed, row["budget"], table["benchmark"].iloc[0]
                 Log.info("%s seed %d at %.3g FLOP on %s: %s", *where, accuracy)
+            costs[str(row["budget"])] = {
+                "fingerprint": row["fingerprint"], "shape": shape.to_json(), "tally": tally.to_json(),
+                "device": found["device"], "seconds": round(seconds, 2),
+            }  # fmt: skip
     buffer = io.BytesIO()
     pd.concat(samples, ignore_index=True).to_parquet(buffer, index=False)
     files.write_bytes(out, buffer.getvalue())
-    files.write_json(out.with_suffix(".json"), {"budgets": costs, **facts})
+    parts = {"key": run["key"], "parts": sorted(set(used)), "samples": files.sha256(out)}
+    files.write_json(out.with_suffix(".json"), {"budgets": costs, **parts, **facts})
+
+
+def _checkpoint(layout: Layout, row: Mapping[str, Any]) -> Path:
+    """The checkpoint of a row of a manifest. Raises UserError unless it is in ``work/`` and holds what the
+    run sealed there."""
+    model = (layout.work / row["checkpoint"]).resolve()
+    if layout.work.resolve() not in model.parents:
+        raise UserError(
+            f"the checkpoint {row['checkpoint']} lies outside {layout.work}; train that run again"
+        )
+    if not files.sealed(model) or files.fingerprint(model) != row["fingerprint"]:
+        raise UserError(
+            f"the checkpoint {model} is not what its run sealed there; delete the run's folder "
+            f"{model.parents[2]} and its manifest, and run again"
+        )
+    return model
 
 
 def engine(study: Study) -> dict[str, str]:
@@ -168,33 +196,28 @@ def _parts(
     study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path
 ) -> list[Path]:
     """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
-    weights = {path.name: files.sha256(path) for pattern in ("*.safetensors", "*.json")
-               for path in sorted(model.glob(pattern))}  # fmt: skip
+    weights = files.fingerprint(model)
     stop = stops(study.prompt)
     parts: dict[BenchmarkName, Path] = {}
     for name in study.evaluation.benchmarks:
         read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
         key = files.digest(
-            __version__, VERIFIER_VERSION, weights, {path.name: files.sha256(path) for path in read}, seed,
-            asdict(settings(study, name)), study.sampling.model_dump(), stop, engine(study),
+            NUMBERS, VERIFIER_VERSION, weights, {path.name: files.sha256(path) for path in read}, seed,
+            asdict(settings(study, name)), study.sampling.numbers(), stop, engine(study),
         )  # fmt: skip
         parts[name] = folder / f"{name}-{key}"
     missing = {name: part for name, part in parts.items() if not files.sealed(part)}
     if missing:
         sampler.load(model)
-        shape = ModelShape.from_config(files.read_json(model / "config.json"), str(model / "config.json"))
     for name, part in missing.items():
         with files.building(part) as building:
+            started = perf_counter()
             found = evaluate(
                 sampler, layout.test(name).parent, name, settings(study, name), seed=seed, stop=stop
             )
-            cost = {
-                "flops": flops(shape, found.tally, FORWARD_PASSES),
-                "papers_flops": papers_flops(shape, found.tally, FORWARD_PASSES),
-                "tokens": found.tally.tokens,
-            }
             found.samples.to_parquet(building / "samples.parquet", index=False)
-            files.write_json(building / "facts.json", {"cost": cost, "tasks": found.task_versions})
+            facts = {"tally": found.tally.to_json(), "tasks": found.task_versions, "device": device()}
+            files.write_json(building / "facts.json", {**facts, "seconds": perf_counter() - started})
     return list(parts.values())
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from repro import files
 from repro.config import HubModel, RewardModel, Study
 from repro.errors import UserError
+from repro.flops import ModelShape
+from repro.models import lacking, refuse_code
 
 Log = logging.getLogger("repro.fetch")
 
@@ -26,27 +28,34 @@ UNWANTED = ["original/*", "consolidated*"]
 
 def models(study: Study) -> None:
     """Download the study's hub models, base and reward, into the hub's cache. Raises UserError, naming the
-    model, where one cannot be had or has no safetensors weights."""
-    from huggingface_hub import snapshot_download
+    model, where one cannot be had, has no safetensors weights or is none that the suite can run; its config
+    comes first, before gigabytes of weights that would be of no use."""
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    for name, revision in hub_models(study):
-        with _reported(f"the model {name} at {revision}"):
-            folder = snapshot_download(
-                name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+    for name, revision, own_code in hub_models(study):
+        what = f"the model {name} at {revision}"
+        with _reported(f"config.json of {what}"):
+            config = Path(hf_hub_download(name, "config.json", revision=revision))
+        ModelShape.from_config(files.read_json(config, keys=("model_type",)), f"{what}: config.json")
+        refuse_code(config.parent, besides=own_code)
+        with _reported(what):
+            folder = Path(
+                snapshot_download(name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
             )
-        if missing := _missing(Path(folder)):
-            raise UserError(f"the model {name} at {revision} has no {missing}; name a model that has")
+        refuse_code(folder, besides=own_code)
+        if missing := lacking(folder):
+            raise UserError(f"{what} has no {missing}; name a model that has")
         Log.info("%s at %s is in %s", name, revision, folder)
 
 
-def hub_models(study: Study) -> list[tuple[str, str]]:
-    """(name, revision) of each hub model that the study uses."""
-    found = []
+def hub_models(study: Study) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(name, revision, configs that may name code of its own) of each hub model that the study uses."""
+    found: list[tuple[str, str, tuple[str, ...]]] = []
     if isinstance(study.base_model, HubModel):
-        found.append((study.base_model.name, study.base_model.revision))
+        found.append((study.base_model.name, study.base_model.revision, ()))
     rewards = study.process_rewards
     if isinstance(rewards, RewardModel) and rewards.name is not None and rewards.revision is not None:
-        found.append((rewards.name, rewards.revision))
+        found.append((rewards.name, rewards.revision, rewards.own_code))
     return found
 
 
@@ -67,20 +76,9 @@ def model_path(name: str, revision: str) -> Path:
         raise UserError(
             f"the model {name} at {revision} is not whole in the hub's cache on this machine; {mend}"
         ) from None
-    if missing := _missing(folder):
+    if missing := lacking(folder):
         raise UserError(f"the model {name} in {folder} lacks {missing}; {mend}")
     return folder
-
-
-def _missing(folder: Path) -> str:
-    """What a model folder lacks to be loaded; empty where it lacks nothing."""
-    if not (folder / "config.json").is_file():
-        return "config.json"
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(files.read_json(index)["weight_map"].values()))
-        return next((shard for shard in shards if not (folder / shard).is_file()), "")
-    return "" if list(folder.glob("*.safetensors")) else "safetensors weights"
 
 
 def dataset_rows(name: str, revision: str, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -93,10 +91,13 @@ def dataset_rows(name: str, revision: str, names: Sequence[str]) -> list[dict[st
     for file in names:
         with _reported(f"{file} of the data set {name} at {revision}"):
             path = Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))
-        if path.suffix == ".parquet":
-            rows += pyarrow.parquet.read_table(path).to_pylist()
-        else:
-            rows += [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        try:
+            if path.suffix == ".parquet":
+                rows += pyarrow.parquet.read_table(path).to_pylist()
+            else:
+                rows += [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        except ValueError as error:  # of either format, and of text that is not UTF-8
+            raise UserError(f"{path} is damaged ({_reason(error)}); delete it and fetch again") from None
     return rows
 
 
@@ -109,8 +110,11 @@ def _reported(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, httpx.HTTPError) as error:  # the hub's own errors are both
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{what} could not be downloaded ({reason}); check the name, the network and the disk, and for a "
-            "gated model accept its licence on the hub and run `hf auth login`"
+            f"{what} could not be downloaded ({_reason(error)}); check the name, the network and the disk, "
+            "and for a gated model accept its licence on the hub and run `hf auth login`"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,4 +1,7 @@
-"""Files that are never half-written: a temporary name, fsync, rename. And one writer per run folder."""
+"""Files that are never half-written: a temporary name, fsync, rename. And one writer per run folder.
+
+What goes wrong with the disk, and what a damaged file holds, is raised as UserError, naming the file.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,76 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
 
 Log = logging.getLogger("repro.files")
+ORIGIN = "origin.json"  # in the folder of a base model: what it was made from
 COMPLETE = "COMPLETE.json"  # written last into a folder; lists the hash of each of its files
+AGAIN = "delete the file and run again"
+# What is half-written: where and by whom, so that what a killed process left can be told from a live one's.
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>.+)\.tmp")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}@{os.uname().nodename}.tmp")
+
+
+def _sweep(found: Iterator[Path]) -> None:
+    """Remove those of ``found`` that a process of this machine left half-written and can no longer finish."""
+    for path in list(found):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match["machine"] == os.uname().nodename:
+            try:
+                os.kill(int(match["process"]), 0)
+            except (ProcessLookupError, OverflowError):  # it has died
+                _remove(path)
+            except PermissionError:  # it lives, and is somebody else's
+                pass
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in ``folder`` last: a renamed file else has its old name after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically, making its folder. Raises UserError when the disk is full."""
+    """Write ``data`` to ``path`` atomically, making its folder. Raises UserError where the disk refuses."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path) from error
+    temporary = _temporary(path)
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent.glob(f".{escape(path.name)}.*.tmp"))
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync(path.parent)
+        except BaseException:
+            _remove(temporary)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,33 +95,110 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises UserError, naming the file, where it is missing or malformed."""
+def read_text(path: Path, mend: str) -> str:
+    """The text of a file in UTF-8. Raises UserError, naming the file and ending in ``mend``, where it cannot
+    be read or is no such text."""
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `snakemake` to make it") from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {mend}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not text in UTF-8; {mend}") from None
+
+
+def parse_json(text: str, path: Path, mend: str, line: int = 1) -> Any:
+    """The JSON value in ``text``, which begins at this line of ``path``. Raises UserError, naming the line
+    and ending in ``mend``, where it is malformed."""
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        where = f"{path}, line {error.lineno}"
-        raise UserError(f"{where}: not JSON ({error.msg}); delete the file and run again") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is damaged (it is not text); delete the file and run again") from None
+        raise UserError(f"{path}, line {line + error.lineno - 1}: not JSON ({error.msg}); {mend}") from None
+    except (ValueError, RecursionError):
+        reason = "a number is too long or a list too deep"
+        raise UserError(f"{path}, line {line}: not usable as JSON ({reason}); {mend}") from None
 
 
-def _explained(error: OSError, path: Path) -> OSError | UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else Path(".")).free
-        return UserError(
+def read_jsonl(path: Path, mend: str) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, one a line. Raises UserError, naming the line and ending in ``mend``,
+    where one is malformed."""
+    rows = []
+    # Not splitlines, which also splits at rarer marks that JSON may hold.
+    for number, line in enumerate(StringIO(read_text(path, mend), newline=None), 1):
+        row = parse_json(line.strip(), path, mend, number)
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not an object with fields; {mend}")
+        rows.append(row)
+    return rows
+
+
+def read_json(path: Path, keys: Collection[str] = ()) -> Any:
+    """The value in a JSON file; with ``keys`` it is a mapping that has them.
+
+    Raises UserError, naming the file, where it is missing or malformed.
+    """
+    path = Path(path)
+    with suppress(PermissionError):  # which reading it says
+        if not path.exists():
+            raise UserError(f"{path} does not exist; run `snakemake` to make it")
+    value = parse_json(read_text(path, AGAIN), path, AGAIN)
+    if keys and not isinstance(value, dict):
+        raise UserError(f"{path} holds no mapping, but a {type(value).__name__}; {AGAIN}")
+    for key in keys:
+        if key not in value:
+            raise UserError(f"{path} lacks the key `{key}`; {AGAIN}")
+    return value
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the disk refuses while ``path`` is written becomes one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        code = _error_number(error)
+        if code is None:
+            raise
+        raise UserError(_explained(code, error, path)) from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The ``errno`` of what went wrong; None where it was no matter of the operating system."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    # safetensors and tokenizers, which are written in Rust, have exceptions of their own for it.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _explained(code: int, error: Exception, path: Path) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        there = next(folder for folder in (path.parent, *path.parent.parents, Path(".")) if folder.exists())
+        free = shutil.disk_usage(there).free
+        return (
             f"the disk is full: {path} was not written ({free / 1e6:.0f} MB free); make space and run again"
         )
-    if error.errno in (errno.EACCES, errno.EROFS):
-        return UserError(f"{path} cannot be written ({error.strerror}); make its folder writable")
-    return error
+    reason = os.strerror(code)
+    name = str(getattr(error, "filename", None) or path)
+    if name != str(path) and _temporary(path).name not in Path(name).parts:
+        reason += f": {name}"
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} was not written ({reason}); make its folder writable"
+    return f"{path} was not written ({reason}); check the disk and run again"
 
 
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def digest(*values: Any) -> str:
@@ -94,10 +218,17 @@ def seal(folder: Path) -> None:
 def sealed(folder: Path) -> bool:
     """Whether ``folder`` was sealed and holds what it held then. A torn or altered folder is not complete."""
     try:
-        hashes = json.loads((folder / COMPLETE).read_text())
+        hashes = read_json(folder / COMPLETE)
         return all(sha256(folder / name) == expected for name, expected in hashes.items())
-    except (OSError, ValueError):
+    except (OSError, UserError, AttributeError):  # the last: no mapping
         return False
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the files at the top of a sealed model folder, as they were sealed: weights, config and
+    tokenizer, and neither its moments nor where it comes from."""
+    hashes: dict[str, str] = read_json(folder / COMPLETE)
+    return digest({name: value for name, value in hashes.items() if "/" not in name and name != ORIGIN})
 
 
 def prune(folder: Path, keep: Callable[[Path], bool]) -> None:
@@ -119,44 +250,50 @@ def prune(folder: Path, keep: Callable[[Path], bool]) -> None:
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """A folder to fill; on success it is sealed and takes the name ``folder``, on failure it is removed."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        seal(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _explained(error, folder) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    folder = Path(folder)
+    temporary = _temporary(folder)
+    for stale in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
+        _remove(stale)  # whoever's it is: a folder has one builder at a time
+    with _writing(folder):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            seal(temporary)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+            _sync(folder.parent)
+        except BaseException:
+            _remove(temporary)
+            raise
 
 
 @contextmanager
 def lease(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Be the only writer of ``folder``. The kernel gives the lock back when the holder dies.
+    """Be the only writer of ``folder``. The kernel gives the lock back when the holder dies; what dead
+    processes of this machine left half-written in it goes.
 
     Where another process has it: wait until that ends, with ``wait``, else raise UserError naming the holder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lease", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            if not wait:
-                raise UserError(
-                    f"{folder} is in use by process {holder}; wait for it or end it, then run again"
-                ) from None
-            Log.info("%s is in use by process %s; waiting for it to end", folder, holder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
-        file.flush()
+    path = Path(folder) / "lease"
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", errors="replace")  # noqa: SIM115 (closed below)
+    with file:
+        with _writing(path):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                if not wait:
+                    raise UserError(
+                        f"{folder} is in use by process {holder}; wait for it or end it, then run again"
+                    ) from None
+                Log.info("%s is in use by process %s; waiting for it to end", folder, holder)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            _sweep(path.parent.rglob(".*.tmp"))
         yield

@@ -17,10 +17,10 @@ A training step is three forward passes (backward is two). DPO trains on both si
 policy that the call starts from, which does not change: one forward pass over both sides of each *distinct*
 pair, charged in the step that first needs it, however often the pair is visited.
 
-All samples of a call are drawn from one policy, so what their prompts share is read once: the K completions of
-a problem share its prompt, and all prompts of a call share the tokens that every prompt of the problem set
-begins with (worked examples, a system message), which the first request pays for. So an engine computes that
-caches prefixes; one that does not does more than the algorithm needs, and that is not charged.
+All samples of a call are drawn from one policy, so what their prompts share is read once: the K completions
+of a problem share its prompt, and all prompts of a call share the tokens that every prompt of the problem set
+begins with (worked examples, a system message), which the first request pays for. An engine that caches
+prefixes computes just that; one that does not does more than the algorithm needs, which is not charged.
 
 With LoRA the weights are frozen and need no gradient of their own, so that of the three passes of training
 their products take part in two. Attention has all three, and so have the adapters, which are A weights: rank
@@ -61,6 +61,7 @@ from typing import Any
 from repro.errors import UserError
 
 FORWARD_PASSES = 1
+FAMILIES = ("gemma", "llama", "mistral", "qwen2")  # architectures whose FLOPs are known
 TRAINING_PASSES = 3  # forward, and a backward pass of twice its cost
 
 
@@ -105,9 +106,9 @@ class ModelShape:
         Raises :class:`UserError`, naming ``where``, for another architecture or a missing or bad size.
         """
         family = config.get("model_type")
-        if family not in ("llama", "qwen2", "mistral", "gemma"):
+        if family not in FAMILIES:
             raise UserError(
-                f"{where}: model_type {family!r} is not supported; use gemma, llama, mistral or qwen2."
+                f"{where}: model_type {family!r} is not supported; use one of {', '.join(FAMILIES)}"
             )
 
         def size(key: str) -> int:

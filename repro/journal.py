@@ -2,18 +2,23 @@
 
 A restarted run calls its method's ``round`` from the beginning; calls that are in the journal return what
 they returned, and the first that is not is done. An entry is one file, written atomically: it is there whole
-or not at all.
+or not at all, and it carries a check of itself. With its value it keeps what the machine took for it, and
+what processes that died had done of it in vain: so both survive any number of restarts.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
 from repro.files import digest, read_json, write_text
+
+Progress = Callable[[int], None]  # called with the units (steps, completions) that are done or begun
+AT_WORK = "at-work.json"  # of the call under way: its position, units done, and units that earlier tries lost
 
 
 class Journal:
@@ -23,9 +28,26 @@ class Journal:
         self.folder = folder
         self.position = 0
         self.replayed = 0
+        self.made = 0
+        self.machine: list[dict[str, Any]] = []  # what the machine took, call by call
 
-    def next(self, kind: str, arguments: Any, work: Callable[[], Any]) -> Any:
+    def next(
+        self,
+        kind: str,
+        arguments: Any,
+        work: Callable[[Progress], Any],
+        *,
+        machine: Callable[[], dict[str, Any]] = dict,
+        saved: Callable[[], int] = lambda: 0,
+        price: Callable[[Any, int, int], int] = lambda value, first, last: 0,
+        enough: Callable[[Any], bool] = lambda value: True,
+    ) -> Any:
         """The JSON value of the next call: from the journal if it is there, else of ``work()``, now written.
+
+        ``machine()`` says, after the work, what the machine took for it. ``work`` is given a function to
+        report its progress in units. Where a process died at this call, the units from ``saved()``, how many
+        a new try need not do again, to those it had reported are lost; ``price(value, first, last)`` is their
+        cost in FLOPs. An entry whose value is not ``enough`` is gone on with and replaced.
 
         Raises UserError where the journal holds another call, which means that the code or its input has
         changed under the run (its folder is keyed by both) or that a method is not deterministic.
@@ -33,16 +55,50 @@ class Journal:
         self.position += 1
         path = self.folder / f"{self.position:06d}.json"
         call = f"{kind} {digest(arguments)}"
-        if path.exists():
-            entry = read_json(path)
-            if entry["call"] != call:
-                raise UserError(
-                    f"{path} records `{entry['call']}` where the run now makes `{call}`: a method must make "
-                    "the same calls each time (draw from lab.rng only); "
-                    f"delete {self.folder.parent} to start anew"
-                )
+        earlier = self._entry(path, call) if path.exists() else None
+        if earlier and enough(earlier["value"]):
             self.replayed += 1
-            return entry["value"]
-        value = work()
-        write_text(path, json.dumps({"call": call, "value": value}, separators=(",", ":")))
+            self.machine += earlier["machine"]
+            return earlier["value"]
+        lost = self._lost(saved)
+        at_work = self.folder / AT_WORK
+
+        def progress(units: int) -> None:
+            # Atomic, and not synced: it outlives the process, which is all that it must.
+            temporary = at_work.with_suffix(".new")
+            temporary.write_text(json.dumps({"position": self.position, "done": units, "lost": lost}))
+            os.replace(temporary, at_work)
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        value = work(progress)
+        self.made += 1
+        wasted = sum(price(value, first, last) for first, last in lost)
+        took = [*(earlier["machine"] if earlier else []), {**machine(), "wasted": wasted}]
+        entry = {"call": call, "value": value, "machine": took}
+        write_text(path, json.dumps({**entry, "check": digest(entry)}, separators=(",", ":")))
+        at_work.unlink(missing_ok=True)
+        self.machine += took
         return value
+
+    def _entry(self, path: Path, call: str) -> dict[str, Any]:
+        entry: dict[str, Any] = read_json(path, keys=("call", "value", "machine", "check"))
+        if entry.pop("check") != digest(entry):
+            raise UserError(f"{path} is damaged (its check fails); delete {self.folder.parent} to start anew")
+        if entry["call"] != call:
+            raise UserError(
+                f"{path} records `{entry['call']}` where the run now makes `{call}`: a method must make "
+                "the same calls each time (draw from lab.rng only); "
+                f"delete {self.folder.parent} to start anew"
+            )
+        return entry
+
+    def _lost(self, saved: Callable[[], int]) -> list[tuple[int, int]]:
+        """The units ``(first, last)`` that processes which died at this call had done in vain, one by one."""
+        try:
+            left = json.loads((self.folder / AT_WORK).read_text())
+            if left["position"] != self.position:
+                return []
+            first, last = saved(), int(left["done"])
+            return [*map(tuple, left["lost"]), *([(first, last)] if last > first else [])]
+        except (OSError, ValueError, KeyError, TypeError):  # nothing was under way, or nobody can say what
+            return []

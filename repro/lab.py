@@ -7,19 +7,17 @@ that step, a sampling call is cut in request order, never in the order of comple
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
-from collections import Counter, defaultdict
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from math import ceil
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -28,35 +26,38 @@ from transformers import AutoTokenizer
 from repro import files, rewards
 from repro.errors import UserError
 from repro.flops import (
-    DPO_PASSES,
     FORWARD_PASSES,
     TRAINING_PASSES,
     ModelShape,
     Tally,
+    batch_tally,
     flops,
     sample_tally,
     sequence_tally,
 )
-from repro.journal import Journal
-from repro.ledger import Account, Entry
+from repro.journal import Journal, Progress
+from repro.ledger import Entry
+from repro.machine import Meter
 from repro.method import (
-    DPO,
-    SFT,
     BudgetSpent,
     Completion,
     Example,
+    Misuse,
+    Objective,
     Optimizer,
     Pair,
     Problem,
     TrainReport,
     Unavailable,
 )
+from repro.objectives import default_objective
 from repro.problems import ProblemSet
 from repro.records import Verdict
-from repro.rewards import ProcessScorer, Scored
-from repro.sampling import Request, Sampler, SamplingParams
+from repro.rewards import ProcessScorer
+from repro.sampling import Request, Sampler, SamplingParams, prompt_ids
+from repro.schema import Account
 from repro.seeds import generator, stream_seed
-from repro.training import PairRow, Row, Trainer, encode, newest_state
+from repro.training import Row, Trainer, encode, newest_state
 from repro.training.batches import batches
 from repro.verify import Verifier
 
@@ -90,6 +91,26 @@ class Engines:
     max_length: int
     stop: tuple[str, ...] = ()  # texts that end a completion
     lora_rank: int = 0  # of the adapters that the trainer trains; 0: it trains all weights
+    keep_moments: bool = True  # of a finished run, so that a higher budget goes on without training anew
+
+
+@dataclass(frozen=True)
+class TrainingCall:
+    """All that a training call's weights follow from: they can be made again after any of its steps."""
+
+    folder: Path  # holds `step-...`, a model folder each
+    states: Path  # of a call that is not over
+    source: Path
+    inherit: Path | None  # model folder whose moments carry over
+    rows: Sequence[Row]
+    plan: Sequence[Sequence[int]]  # the rows of each step
+    objective: Objective
+    optimizer: Optimizer
+    horizon: int
+    seed: int
+
+    def model(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
 
 
 class Lab:
@@ -105,6 +126,7 @@ class Lab:
         engines: Engines,
         uses_gold: bool = False,
         uses_corpus: bool = False,
+        plans: bool = False,
     ) -> None:
         self.problems: Sequence[Problem] = problems.problems
         self.round = 0
@@ -113,7 +135,6 @@ class Lab:
         self.cuts: list[Cut] = []
         self.visits: Counter[str] = Counter()  # problem id -> training sequences consumed
         self.steps = 0
-        self.seconds: dict[str, float] = defaultdict(float)  # in each engine, of this process only
         self._name = name
         self._folder = folder
         self._base = base
@@ -122,31 +143,49 @@ class Lab:
         self._engines = engines
         self._uses_gold = uses_gold
         self._uses_corpus = uses_corpus
+        self._plans = plans
+        self._meter = Meter()
         self._journal = Journal(folder / "journal")
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         self._shape = ModelShape.from_config(files.read_json(base / "config.json"), str(base / "config.json"))
         self._trained_shape = self._shape.with_lora(engines.lora_rank)
         self._model = base
         self._loaded: Path | None = None
-        self._trained: Path | None = None  # folder of the last training call, which holds its optimizer
+        self._trained: Path | None = None  # the last training call's model, which holds its moments
+        self._chain = 0  # optimizer steps behind these moments
+        self._inherited = False  # whether any call went on from moments
+        self._open: TrainingCall | None = None  # one that a budget cut, and a higher one would go on with
+        self._trainings: dict[Path, TrainingCall] = {}  # by their folders
         self._calls = 0
         self._spent = 0
         self._corpus_rows = 0
-        self._encoded: dict[tuple[str, str], Row] = {}
+        self._encoded: dict[tuple[str, tuple[str, ...]], Row] = {}
+        self._prompt_tokens: dict[str, int] = {}
+        self._prefixes: dict[bool, int] = {}  # tokens that all prompts begin with; hinted or not
 
     # -- what a method reads ---------------------------------------------------------------------------
-
-    @property
-    def budget(self) -> int:
-        return self._budgets[-1]
 
     @property
     def spent(self) -> int:
         return self._spent
 
     @property
+    def budget(self) -> int:
+        if not self._plans:
+            raise Misuse("only a method that plans from its budget may read it: set `plans: true`")
+        return self._budgets[-1]
+
+    @property
     def remaining(self) -> int:
         return self.budget - self._spent
+
+    def affords(self, cost: int) -> bool:
+        return not self._plans or cost <= self.remaining
+
+    @property
+    def machine(self) -> list[dict[str, Any]]:
+        """What the machine took, call by call, in all processes that worked on the run."""
+        return self._journal.machine
 
     @property
     def has_process_rewards(self) -> bool:
@@ -177,7 +216,7 @@ class Lab:
         self._begin()
         counts = [n] * len(problems) if isinstance(n, int) else list(n)
         if len(counts) != len(problems) or min(counts, default=1) < 0:
-            raise ValueError(f"{len(problems)} problems need as many counts of 0 or more, not {counts[:5]}")
+            raise Misuse(f"{len(problems)} problems need as many counts of 0 or more, not {counts[:5]}")
         params = SamplingParams(temperature, top_p, top_k, self._engines.max_tokens, self._engines.stop)
         account = Account.SEARCH if search else Account.SAMPLE
         prompts = self._set.hinted if hint else self._set.few_shot
@@ -189,20 +228,60 @@ class Lab:
                 wanted.append((problem, Request(prompts[problem.id], seeds)))
                 asked[problem.id] += count
         drawn: list[list[Completion]] = []
+        longest = max((self._tokens(request.prompt) for _, request in wanted), default=0)
         for chunk in _chunks(wanted, self._engines.chunk):
             arguments = [repr(params), [(request.prompt, request.seeds) for _, request in chunk]]
-            value = self._journal.next("sample", arguments, partial(self._sample, chunk, params))
-            found = [
+
+            def tallies(value: Any, first: bool = not drawn) -> list[Tally]:
+                shared = [0 if first and i == 0 else self._prefix(hint) for i in range(len(value))]
+                return [
+                    sample_tally(prompt_tokens, [tokens for _, tokens, *_ in samples], longest, known)
+                    for (prompt_tokens, samples), known in zip(value, shared, strict=True)
+                ]
+
+            value = self._next(
+                "sample",
+                arguments,
+                partial(self._sample, chunk, params, account),
+                price=lambda value, *_, tallies=tallies: flops(  # type: ignore[misc]
+                    self._shape, sum(tallies(value), Tally.zero()), FORWARD_PASSES
+                ),
+            )
+            drawn += [
                 [
                     Completion(problem, text, prompt_tokens, tokens, finish, Verdict(verdict), hint)
                     for text, tokens, finish, verdict in samples
                 ]
                 for (problem, _), (prompt_tokens, samples) in zip(chunk, value, strict=True)
             ]
-            self._charge_samples(account, found)
-            drawn += found
+            parts = [[(FORWARD_PASSES, tally)] for tally in tallies(value)]
+            self._charge(account, self._shape, parts, lambda _: self._model)
         answers = iter(drawn)
         return [next(answers) if count else [] for count in counts]
+
+    def _tokens(self, prompt: str) -> int:
+        if prompt not in self._prompt_tokens:
+            self._prompt_tokens[prompt] = len(prompt_ids(self._tokenizer, prompt))
+        return self._prompt_tokens[prompt]
+
+    def _prefix(self, hint: bool) -> int:
+        """Tokens that all prompts of the problem set begin with, hinted ones or the others: worked examples,
+        a system message. The shortest prompt keeps one of its own, which yields the first of a completion."""
+        if hint not in self._prefixes:
+            prompts = (self._set.hinted if hint else self._set.few_shot).values()
+            rows = [prompt_ids(self._tokenizer, prompt) for prompt in prompts]
+            low, high = min(rows), max(rows)  # what these two begin with, all between them do
+            same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+            self._prefixes[hint] = min(same, min(map(len, rows)) - 1)
+        return self._prefixes[hint]
+
+    def _next(self, kind: str, arguments: Any, work: Callable[[Progress], Any], **more: Any) -> Any:
+        """The value of the journal's next call."""
+        made = self._journal.made
+        value = self._journal.next(kind, arguments, work, machine=self._meter.take, **more)
+        if made < self._journal.made and (lost := self.machine[-1]["wasted"]):
+            self.log(f"{_tera(lost)} were lost when the run was killed")
+        return value
 
     def _begin(self) -> None:
         """A metered call begins. Raises BudgetSpent where the top budget is already cut."""
@@ -213,31 +292,46 @@ class Lab:
     def _seeds(self, problem: Problem, samples: range) -> tuple[int, ...]:
         return tuple(stream_seed(self._name, "sample", self._calls, problem.id, k) for k in samples)
 
-    def _sample(self, chunk: Sequence[tuple[Problem, Request]], params: SamplingParams) -> list[Any]:
+    def _sample(
+        self,
+        chunk: Sequence[tuple[Problem, Request]],
+        params: SamplingParams,
+        account: Account,
+        progress: Progress,
+    ) -> list[Any]:
         """Sample and verify: ``[prompt tokens, [[text, tokens, finish, verdict], ...]]`` for each request."""
-        self._close_scorer()
-        if self._loaded != self._model:
-            self._require(self._model)
-            self._engines.sampler.load(self._model)
-            self._loaded = self._model
-        with self._clock("sample"):
-            drawn = self._engines.sampler.sample([request for _, request in chunk], params)
+        with self._engine("sampling"):
+            self._close_scorer()
+            if self._loaded != self._model:
+                self._restore(self._model)
+                self._engines.sampler.load(self._model)
+                self._loaded = self._model
+            progress(len(chunk))
+            with self._meter.clock(account):
+                drawn = self._engines.sampler.sample([request for _, request in chunk], params)
         texts = [sample.text for sampled in drawn for sample in sampled.samples]
         answers = [self._set.golds[problem.id].answer for problem, request in chunk for _ in request.seeds]
-        with self._clock("verify"):
+        with self._engine("verification"), self._meter.clock("verify"):
             verdicts = iter(self._engines.verifier.verify(texts, answers))
         return [
             [d.prompt_tokens, [[s.text, s.tokens, s.finish, str(next(verdicts))] for s in d.samples]]
             for d in drawn
         ]
 
-    def _charge_samples(self, account: Account, found: Sequence[Sequence[Completion]]) -> None:
-        longest = max(completions[0].prompt_tokens for completions in found)
-        tallies = [
-            sample_tally(completions[0].prompt_tokens, [c.tokens for c in completions], longest)
-            for completions in found
-        ]
-        self._charge(account, 1, self._shape, tallies, lambda _: self._model)
+    @contextmanager
+    def _engine(self, work: str) -> Iterator[None]:
+        """What goes wrong inside is the machine's fault, not the method's: the run stops, to be run again."""
+        try:
+            yield
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            files.write_text(self._folder / "fault.txt", traceback.format_exc())
+            said = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{work} broke down ({type(error).__name__}: {said}; all of it in "
+                f"{self._folder / 'fault.txt'}); mend the cause and run again, finished calls are kept"
+            ) from error
 
     def _free_sampler(self) -> None:
         self._engines.sampler.close()
@@ -249,29 +343,45 @@ class Lab:
         scorer = self._engines.scorer
         if scorer is None:
             raise Unavailable("the study has no process rewards (key `process_rewards`)")
-        if scorer.shape is None:  # rules: nothing to charge, and done sooner than written to the journal
+        if scorer.shape is None:  # rules cost nothing, and are done sooner than written to the journal
+            self._note_rules(completions)
             return [scored.rewards for scored in scorer.score(completions)]
         self._begin()
         found: list[tuple[float, ...]] = []
         for start in range(0, len(completions), self._engines.chunk):
             chunk = completions[start : start + self._engines.chunk]
             arguments = [scorer.name, [(c.problem.id, c.text) for c in chunk]]
-            value = self._journal.next("score", arguments, partial(self._score, scorer, chunk))
-            scored = [Scored(tuple(rewards), *counts) for rewards, *counts in value]
-            tallies = [
-                sequence_tally([(s.prompt_tokens, s.tokens)], s.logits) if s.logits else Tally.zero()
-                for s in scored
-            ]
-            self._charge(Account.REWARD, FORWARD_PASSES, scorer.shape, tallies, lambda _: self._model)
-            found += [s.rewards for s in scored]
+            value = self._next(
+                "score",
+                arguments,
+                partial(self._score, scorer, chunk),
+                price=lambda value, *_, shape=scorer.shape: flops(  # type: ignore[misc]
+                    shape, sum(_scored(value), Tally.zero()), FORWARD_PASSES
+                ),
+            )
+            parts = [[(FORWARD_PASSES, tally)] for tally in _scored(value)]
+            self._charge(Account.REWARD, scorer.shape, parts, lambda _: self._model)
+            found += [tuple(rewards) for rewards, *_ in value]
         self.log("scored", completions=len(found), steps=sum(map(len, found)))
         return found
 
-    def _score(self, scorer: ProcessScorer, chunk: Sequence[Completion]) -> list[Any]:
+    def _score(self, scorer: ProcessScorer, chunk: Sequence[Completion], progress: Progress) -> list[Any]:
         """``[rewards, prompt tokens, completion tokens, logits]`` for each completion."""
-        self._free_sampler()
-        with self._clock("reward"):
-            return [[s.rewards, s.prompt_tokens, s.tokens, s.logits] for s in scorer.score(chunk)]
+        with self._engine("scoring"):
+            self._free_sampler()
+            progress(len(chunk))
+            with self._meter.clock(Account.REWARD):
+                return [[s.rewards, s.prompt_tokens, s.tokens, s.logits] for s in scorer.score(chunk)]
+
+    def _note_rules(self, completions: Sequence[Completion]) -> None:
+        """What these rewards would have cost with a reward model of the policy's size: one pass over question
+        and completion, whose head reads a few positions. It is shown beside the row, outside the budget."""
+        lengths = [(self._tokens(self._set.prompts[c.problem.id]), c.tokens) for c in completions]
+        if lengths:
+            tally = sequence_tally(lengths, logits=0)
+            self.ledger.append(
+                Entry(Account.RULES, self.round, self._calls, FORWARD_PASSES, self._shape, tally)
+            )
 
     def _close_scorer(self) -> None:
         """Give the reward model's memory to the policy."""
@@ -289,7 +399,7 @@ class Lab:
         *,
         optimizer: Optimizer,
         batch_size: int,
-        objective: SFT | DPO | None = None,
+        objective: Objective | None = None,
         start: Literal["base", "current"] = "current",
         steps: int | None = None,
         epochs: float | None = None,
@@ -297,87 +407,105 @@ class Lab:
         horizon: int | None = None,
     ) -> TrainReport:
         self._begin()
+        if not data:
+            raise Misuse("no training data; check before calling lab.train")
         if steps is not None and epochs is not None:
-            raise ValueError("give steps or epochs, not both")
+            raise Misuse("give steps or epochs, not both")
         if epochs is not None:
             steps = ceil(epochs * len(data) / batch_size)
         if steps is not None and steps < 1:
-            raise ValueError(f"a training call needs at least one step, not {steps}")
-        objective = objective or (DPO() if data and isinstance(data[0], Pair) else SFT())
+            raise Misuse(f"a training call needs at least one step, not {steps}")
+        objective = objective or default_objective(data)
+        if not isinstance(data[0], objective.data):
+            wanted, found = objective.data.__name__, type(data[0]).__name__
+            raise Misuse(f"{type(objective).__name__} trains on {wanted}s, and these are {found}s")
+        if (steps or horizon) is None and not self._plans and _ends(optimizer):
+            raise Misuse(
+                "training to the end of the budget with a schedule that ends there is planning: "
+                "give steps, use a constant schedule, or set `plans: true`"
+            )
         rows = self._rows(data)
-        passes, tallies = _costs(rows)
-        costs = [flops(self._trained_shape, tally, passes) for tally in tallies]
-
-        plan: list[list[int]] = []
-        left = self.remaining
-        shuffle = generator(self._name, "batches", self._calls)
-        order = batches([tally.tokens for tally in tallies], batch_size, shuffle)
-        while steps is None or len(plan) < steps:
-            batch = next(order)
-            left -= sum(costs[i] for i in batch)
-            if left < 0:
-                break
-            plan.append(batch)
+        parts, plan = self._planned(rows, batch_size, objective, steps)
         truncated = steps is None or len(plan) < steps
-        cost_after = list(accumulate(sum(costs[i] for i in batch) for batch in plan))
-        snapshots = self._snapshot_steps(cost_after)
+        cost_after = list(accumulate(map(self._training_cost, parts)))
 
         if plan:
-            source = self._base if start == "base" else self._model
-            inherit = self._trained if inherit_optimizer else None
-            target = self._folder / "models" / f"{self._calls:06d}"
+            before = self._chain if inherit_optimizer else 0
+            call = TrainingCall(
+                self._folder / "models" / f"{self._calls:06d}",
+                self._folder / "unfinished" / f"{self._calls:06d}",
+                self._base if start == "base" else self._model,
+                self._trained if inherit_optimizer else None,
+                rows,
+                plan,
+                objective,
+                optimizer,
+                horizon or before + (steps or len(plan)),
+                stream_seed(self._name, "train", self._calls),
+            )
             arguments = [
-                start, files.digest(plan), files.digest([[type(row).__name__, repr(row)] for row in rows]),
-                repr(objective), repr(optimizer), inherit_optimizer, horizon,
+                start, files.digest([repr(row) for row in rows]), type(objective).__name__, repr(objective),
+                repr(optimizer), batch_size, steps, inherit_optimizer, horizon,
             ]  # fmt: skip
-            self._note_waste(cost_after)
-            loss = self._journal.next(
+            self._trainings[call.folder] = call
+            value = self._next(
                 "train",
                 arguments,
-                lambda: self._train(
-                    source, plan, rows, objective, optimizer, target, snapshots, inherit, horizon
-                ),
+                partial(self._train, call, len(plan), self._snapshot_steps(cost_after), truncated),
+                saved=lambda: int(state.name) if (state := newest_state(call.states)) else 0,
+                price=lambda _, first, last: _between(cost_after, first, last),
+                enough=lambda value: value["steps"] >= len(plan),
             )
-            before = self._model
-            self._trained = self._model = target
-
-            def model_after(step: int) -> Path:
-                return before if step == 0 else target / f"step-{step:06d}" if step < len(plan) else target
-
+            policy = self._model
+            self._trained = self._model = call.model(len(plan))
+            self._chain = before + len(plan)
+            self._inherited |= inherit_optimizer
             for batch in plan:
                 self.visits.update(data[i].problem.id for i in batch)
-            padded = [_batch_tally([tallies[i] for i in batch]) for batch in plan]
-            self._charge(Account.TRAIN, passes, self._trained_shape, padded, model_after, steps=True)
+            self._charge(
+                Account.TRAIN,
+                self._trained_shape,
+                parts,
+                lambda step: call.model(step) if step else policy,
+                steps=True,
+            )
+            self._open = call if truncated else None
             self._forget()
-            self.log("trained", steps=len(plan), loss=loss)
-            report = TrainReport(steps=len(plan), sequences=sum(map(len, plan)), loss=loss)
+            self.log("trained", steps=len(plan), loss=value["loss"])
+            report = TrainReport(steps=len(plan), sequences=sum(map(len, plan)), loss=value["loss"])
         if truncated:
             self._close()
             raise BudgetSpent
         return report
 
-    def _note_waste(self, cost_after: Sequence[int]) -> None:
-        """Account for the steps that a killed process had taken of this call and not saved. They are outside
-        the budget and the records, which must not depend on crashes; log and ``wasted.jsonl`` show them."""
-        progress = self._folder / "progress"
-        if not progress.exists():
-            return
-        call, _, step = progress.read_text().partition(" ")
-        if call == str(self._calls) and step.isdigit():
-            state = newest_state(self._unfinished)
-            cost = [0, *cost_after]
-            saved, taken = int(state.name) if state else 0, min(int(step), len(cost_after))
-            if lost := cost[taken] - cost[saved]:
-                row = {"call": self._calls, "steps": taken - saved, "flops": lost}
-                with open(self._folder / "wasted.jsonl", "a") as file:
-                    file.write(json.dumps(row) + "\n")
-                self.log(f"{_tera(lost)} were lost when the run was killed")
-            progress.unlink()
+    def _planned(
+        self, rows: Sequence[Row], batch_size: int, objective: Objective, steps: int | None
+    ) -> tuple[list[list[tuple[int, Tally]]], list[list[int]]]:
+        """The steps that the budget allows: what each is charged, and its rows. A distinct pair's reference
+        is run in the step that first needs it."""
+        tallies = [row.tally for row in rows]
+        shuffle = generator(self._name, "batches", self._calls)
+        order = batches([tally.tokens for tally in tallies], batch_size, shuffle)
+        parts: list[list[tuple[int, Tally]]] = []
+        plan: list[list[int]] = []
+        known: set[Row] = set()
+        left = self._budgets[-1] - self._spent
+        while steps is None or len(plan) < steps:
+            batch = next(order)
+            part = [(TRAINING_PASSES, batch_tally([tallies[i] for i in batch]))]
+            new = {rows[i]: tallies[i] for i in batch if rows[i] not in known} if objective.reference else {}
+            if new:
+                part.append((FORWARD_PASSES, batch_tally(list(new.values()))))
+            left -= self._training_cost(part)
+            if left < 0:
+                break
+            known |= new.keys()
+            parts.append(part)
+            plan.append(batch)
+        return parts, plan
 
-    @property
-    def _unfinished(self) -> Path:
-        """Where the training call under way keeps its states and snapshots until it is in the journal."""
-        return self._folder / "unfinished" / f"{self._calls:06d}"
+    def _training_cost(self, part: Sequence[tuple[int, Tally]]) -> int:
+        return sum(flops(self._trained_shape, tally, passes) for passes, tally in part)
 
     def _snapshot_steps(self, cost_after: Sequence[int]) -> list[int]:
         """The steps of a call after which a lower budget's checkpoint is due."""
@@ -389,52 +517,53 @@ class Lab:
         return sorted(due - {0, len(cost_after)})
 
     def _train(
-        self,
-        source: Path,
-        plan: Sequence[Sequence[int]],
-        rows: Sequence[Row] | Sequence[PairRow],
-        objective: SFT | DPO,
-        optimizer: Optimizer,
-        target: Path,
-        snapshots: Sequence[int],
-        inherit: Path | None,
-        horizon: int | None,
-    ) -> float:
-        self._require(source)
-        self._free_sampler()  # training wants the memory
-        self._close_scorer()
-        progress = self._folder / "progress"
-        unfinished = {step: self._unfinished / f"step-{step:06d}" for step in snapshots}
-        each = max(1, len(plan) // 20)
+        self, call: TrainingCall, steps: int, snapshots: Sequence[int], truncated: bool, progress: Progress
+    ) -> dict[str, Any]:
+        """The model after these steps of a call, and after each of ``snapshots``."""
+        each = max(1, steps // 20)
 
         def on_step(step: int, loss: float) -> None:
-            progress.write_text(f"{self._calls} {step}")
+            progress(step)
             if step % each == 0:
-                self.log(f"training, step {step} of {len(plan)}", loss=loss)
+                self.log(f"training, step {step} of {steps}", loss=loss)
 
-        with self._clock("train"), files.building(target) as folder:
-            loss = self._engines.trainer.train(
-                source,
-                [[rows[i] for i in batch] for batch in plan],  # type: ignore[arg-type]
-                objective,
-                optimizer,
-                folder,
-                snapshots=unfinished,
-                inherit=inherit,
-                horizon=horizon,
-                seed=stream_seed(self._name, "train", self._calls),
-                on_step=on_step,
-                states=self._unfinished,
-            )
-            for snapshot in unfinished.values():
-                shutil.copytree(snapshot, folder / snapshot.name, copy_function=os.link)
-        progress.unlink(missing_ok=True)
-        return loss
+        with self._engine("training"):
+            self._restore(call.source)
+            if call.inherit:
+                self._restore(call.inherit, moments=True)
+            self._free_sampler()  # training wants the memory
+            self._close_scorer()
+            if (state := newest_state(call.states)) and int(state.name) > steps:
+                shutil.rmtree(call.states)  # of a higher budget than there now is
+            with self._meter.clock(Account.TRAIN), files.building(call.model(steps)) as folder:
+                loss = self._engines.trainer.train(
+                    call.source,
+                    [[call.rows[i] for i in batch] for batch in call.plan[:steps]],
+                    call.objective,
+                    call.optimizer,
+                    folder,
+                    snapshots={step: call.model(step) for step in snapshots},
+                    inherit=call.inherit,
+                    horizon=call.horizon,
+                    seed=call.seed,
+                    on_step=on_step,
+                    states=call.states,
+                    keep_state=truncated and self._grows,
+                )
+        return {"steps": steps, "loss": loss}
 
-    def step_cost(self, data: Data, batch_size: int, objective: SFT | DPO | None = None) -> int:
-        passes, tallies = _costs(self._rows(data))
-        costs = sum(flops(self._trained_shape, tally, passes) for tally in tallies)
-        return costs * batch_size // len(tallies)
+    @property
+    def _grows(self) -> bool:
+        """Whether a higher budget would go on with this run, and what it then needs is kept."""
+        return self._engines.keep_moments and not self._plans
+
+    def step_cost(self, data: Data, batch_size: int, objective: Objective | None = None) -> int:
+        if not data:
+            raise Misuse("no training data; check before calling lab.step_cost")
+        tallies = [row.tally for row in self._rows(data)]
+        reference = (objective or default_objective(data)).reference
+        parts = [[(TRAINING_PASSES, tally), (FORWARD_PASSES * reference, tally)] for tally in tallies]
+        return sum(map(self._training_cost, parts)) * batch_size // len(tallies)
 
     def gold(self, problems: Sequence[Problem]) -> list[Example]:
         if not self._uses_gold:
@@ -464,33 +593,33 @@ class Lab:
     def _charge(
         self,
         account: Account,
-        passes: int,
         shape: ModelShape,
-        tallies: Sequence[Tally],
+        parts: Sequence[Sequence[tuple[int, Tally]]],
         model_after: Callable[[int], Path],
         steps: bool = False,
     ) -> None:
-        """Charge the parts of one call in order, cutting at each budget that the next part would cross.
+        """Charge the parts of one call in order, cutting at each budget that the next part would cross. A
+        part is whole or not: tallies with the passes that a model of ``shape`` made over each.
 
-        ``model_after(i)`` is the policy once ``i`` parts are done; ``shape`` is of the model that worked.
-        Raises BudgetSpent at the top budget.
+        ``model_after(i)`` is the policy once ``i`` parts are done. Raises BudgetSpent at the top budget.
         """
-        pending = Tally.zero()
+        pending: dict[int, Tally] = {}
 
         def book() -> None:
-            nonlocal pending
-            if pending != Tally.zero():
-                self.ledger.append(Entry(account, self.round, self._calls, passes, shape, pending))
-            pending = Tally.zero()
+            for passes, tally in pending.items():
+                self.ledger.append(Entry(account, self.round, self._calls, passes, shape, tally))
+            pending.clear()
 
-        for done, tally in enumerate(tallies):
-            cost = flops(shape, tally, passes)
+        for done, part in enumerate(parts):
+            cost = sum(flops(shape, tally, passes) for passes, tally in part)
             while self._spent + cost > self._budgets[len(self.cuts)]:
                 book()
                 self._cut(model_after(done))
                 if len(self.cuts) == len(self._budgets):
                     raise BudgetSpent
-            pending += tally
+            for passes, tally in part:
+                if tally != Tally.zero():
+                    pending[passes] = pending.get(passes, Tally.zero()) + tally
             self._spent += cost
             self.steps += steps
         book()
@@ -508,79 +637,89 @@ class Lab:
     def finish(self) -> list[Cut]:
         """Close the run: one cut per budget, each of a checkpoint that is whole."""
         self._close()
+        for cut in self.cuts:
+            self._restore(cut.model)
         self._free_sampler()
         self._close_scorer()
-        for cut in self.cuts:
-            self._require(cut.model)
         self._forget()
         return self.cuts
 
     # -- state on disk ---------------------------------------------------------------------------------
 
-    def _require(self, model: Path) -> None:
-        """Raise UserError unless the checkpoint is what was written; snapshots are sealed with their call."""
-        folder = model.parent if model.name.startswith("step-") else model
-        if not files.sealed(folder):
-            raise UserError(f"checkpoint {folder} is damaged; delete {self._folder} and run again")
+    def _restore(self, model: Path, moments: bool = False) -> None:
+        """See that a checkpoint is what was written. One that an earlier process removed, because no budget
+        asked for it then, is made again from the journal: nothing is sampled anew.
+
+        Raises UserError where it is damaged.
+        """
+        lacks_moments = moments and not (model / "optimizer").is_dir()
+        if model.is_dir() and not lacks_moments:
+            if not files.sealed(model):
+                raise UserError(f"checkpoint {model} is damaged; delete {self._folder} and run again")
+            return
+        call = self._trainings.get(model.parent)
+        if call is None:
+            raise UserError(f"checkpoint {model} is missing; delete {self._folder} and run again")
+        step = int(model.name.removeprefix("step-"))
+        self.log(f"making the weights after step {step} of an earlier training call again")
+        shutil.rmtree(call.states, ignore_errors=True)  # it would go on from there
+        self._train(call, step, [], False, lambda step: None)
 
     def _forget(self) -> None:
         """Remove what nothing will read again: of earlier calls all but budgets' checkpoints, and of those
-        the moments; at the end of a run of the last call too."""
-        shutil.rmtree(self._unfinished, ignore_errors=True)
+        the moments. At the end of a run what it would go on from stays, where a higher budget may come."""
         finished = len(self.cuts) == len(self._budgets)
-        in_use = set() if finished else {self._model, self._trained}
-        cuts = {cut.model for cut in self.cuts}
-        for folder in (self._folder / "models").glob("[0-9]*"):
-            if folder in in_use or int(folder.name) > self._calls - (not finished):
+        weights = {cut.model for cut in self.cuts}
+        whole = {self._trained, self._model} if not finished else set()  # with moments
+        if self._open and self._grows:
+            weights.add(self._open.source)
+            whole.add(self._open.inherit)
+        else:
+            shutil.rmtree(self._folder / "unfinished" / f"{self._calls:06d}", ignore_errors=True)
+            whole |= {self._trained} if self._grows and self._inherited else set()
+        for model in (self._folder / "models").glob("[0-9]*/step-*"):
+            if model in whole or int(model.parent.name) > self._calls - (not finished):
                 continue
-            steps = {model.name for model in cuts if model.parent == folder}
-            if folder in cuts or steps:
-                files.prune(folder, partial(_is_weights, folder in cuts, steps))
+            if model in weights:
+                files.prune(model, _is_weights)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(model, ignore_errors=True)
+                with suppress(OSError):  # not empty
+                    model.parent.rmdir()
 
-    @contextmanager
-    def _clock(self, what: str) -> Iterator[None]:
-        started = perf_counter()
-        yield
-        self.seconds[what] += perf_counter() - started
+    def _rows(self, data: Data) -> list[Row]:
+        return [self._encode(datum.problem, datum.responses) for datum in data]
 
-    def _rows(self, data: Data) -> list[Row] | list[PairRow]:
-        if not data:
-            raise ValueError("no training data; check before calling lab.train")
-        if isinstance(data[0], Pair):
-            sides = [(self._encode(d.problem, d.chosen), self._encode(d.problem, d.rejected)) for d in data]  # type: ignore[union-attr]
-            return [PairRow(chosen.prompt, chosen.response, rejected.response) for chosen, rejected in sides]
-        return [self._encode(d.problem, d.response) for d in data]  # type: ignore[union-attr]
-
-    def _encode(self, problem: Problem, response: str) -> Row:
-        key = (problem.id, response)
+    def _encode(self, problem: Problem, responses: tuple[str, ...]) -> Row:
+        key = (problem.id, responses)
         if key not in self._encoded:
             prompt = self._set.prompts[problem.id]
-            self._encoded[key] = encode(self._tokenizer, prompt, response, self._engines.max_length)
+            self._encoded[key] = encode(self._tokenizer, prompt, responses, self._engines.max_length)
         return self._encoded[key]
 
 
-def _is_weights(last: bool, steps: set[str], file: Path) -> bool:
-    """Whether a file of a call is of its last weights, if these are wanted, or of one of its snapshots."""
-    return file.parts[0] in steps or (last and len(file.parts) == 1)
+def _ends(optimizer: Optimizer) -> bool:
+    """Whether the schedule depends on the number of steps."""
+    return optimizer.schedule != "constant" or optimizer.warmup_ratio > 0
 
 
-def _costs(rows: Sequence[Row] | Sequence[PairRow]) -> tuple[int, list[Tally]]:
-    """Passes, and the tally of each row or pair."""
-    if isinstance(rows[0], PairRow):
-        return DPO_PASSES, [
-            sequence_tally([(len(r.prompt), len(r.chosen)), (len(r.prompt), len(r.rejected))])  # type: ignore[union-attr]
-            for r in rows
-        ]
-    return TRAINING_PASSES, [sequence_tally([(len(r.prompt), len(r.response))]) for r in rows]  # type: ignore[union-attr]
+def _between(cost_after: Sequence[int], first: int, last: int) -> int:
+    """The cost of the steps after the first ``first``, up to ``last``."""
+    costs = [0, *cost_after]
+    return costs[min(last, len(cost_after))] - costs[min(first, len(cost_after))]
 
 
-def _batch_tally(rows: Sequence[Tally]) -> Tally:
-    """The tally of one batch, padded as the papers count it: sequences times the longest of the batch."""
-    total = sum(rows, Tally.zero())
-    longest = max(row.padded // row.sequences for row in rows)
-    return replace(total, padded=longest * total.sequences)
+def _scored(value: Sequence[Any]) -> list[Tally]:
+    """The tally of each completion that a reward model scored; one that it had no room for costs nothing."""
+    return [
+        sequence_tally([(prompt_tokens, tokens)], logits) if logits else Tally.zero()
+        for _, prompt_tokens, tokens, logits in value
+    ]
+
+
+def _is_weights(file: Path) -> bool:
+    """Whether a file of a model folder is of its weights and not of its moments."""
+    return file.parts[0] != "optimizer"
 
 
 def _chunks(wanted: Sequence[tuple[Problem, Request]], size: int) -> Iterator[list[tuple[Problem, Request]]]:

@@ -31,11 +31,19 @@ class Layout:
     def results(self) -> Path:
         return self.root / "results" / self.study
 
+    @property
+    def runs(self) -> Path:
+        return self.work / "runs"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.work / "evaluations"
+
     def test(self, benchmark: str) -> Path:
         return self.problems / "test" / f"{benchmark}.jsonl"
 
     def run(self, method: str, seed: int) -> Path:
-        return self.work / "runs" / f"{method}-{seed}.json"
+        return self.runs / f"{method}-{seed}.json"
 
     def samples(self, method: str, seed: int) -> Path:
-        return self.work / "evaluations" / f"{method}-{seed}.parquet"
+        return self.evaluations / f"{method}-{seed}.parquet"

@@ -20,13 +20,17 @@ from repro.records import Completion, Example, Pair, Problem, Role, Verdict
 from repro.rewards import Aggregation, aggregate
 
 __all__ = [
-    "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Objective", "Optimizer",
-    "Pair", "Problem", "Role", "TrainReport", "Unavailable", "Verdict", "aggregate",
+    "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Misuse",
+    "Objective", "Optimizer", "Pair", "Problem", "Role", "TrainReport", "Unavailable", "Verdict", "aggregate",
 ]  # fmt: skip
 
 
 class BudgetSpent(Exception):
     """The top budget is reached. Raised by Lab calls to end the run; a method never catches it."""
+
+
+class Misuse(ValueError):
+    """A method calls the Lab in a way that it cannot be called: a mistake in the method."""
 
 
 class Unavailable(Exception):

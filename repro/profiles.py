@@ -7,24 +7,19 @@ prices evaluations from the same numbers.
   small studies that sample at T = 1 in training too; sharper sampling would hide what training did.
 - ``paper``: T = 0.6 with top-p 0.95, as the released evaluation of HS-STaR has it for AIME24 and AMC23, and
   close to what most reports use. 64 samples where a benchmark has 30 or 40 problems, because there one sample
-  finds a true gain of 5 points one time in ten (:func:`repro.planning.power.detectable`); 4 for some hundreds of
-  problems; 1 for MATH, whose 5,000 problems already give the mean to within a point. 4,096 tokens leave room
-  for twice the longest answers that HS-STaR's evaluation allowed, and 2,048 for the short ones of GSM8K; the
-  share of answers that were cut is in every table.
+  finds a true gain of 5 points one time in ten (:func:`repro.planning.power.detectable`); 4 for some hundreds
+  of problems; 1 for MATH, whose 5,000 problems already give the mean to within a point. 4,096 tokens leave
+  room for twice the longest answers that HS-STaR's evaluation allowed, and 2,048 for the short ones of GSM8K;
+  the share of answers that were cut is in every table.
 - ``quick``: the same distribution and half the length, with few samples: a look, not a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from repro.benchmarks import BENCHMARKS
 from repro.config import BenchmarkName, Study
-
-TITLES: Mapping[BenchmarkName, str] = {
-    "ladder": "Ladder", "gsm8k": "GSM8K", "math": "MATH", "math500": "MATH-500",
-    "aime24": "AIME 2024", "amc23": "AMC 2023",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,30 +45,23 @@ class _Profile:
     top_p: float
     samples: int
     max_tokens: int | None  # None: as in training
-    samples_of: Mapping[BenchmarkName, int] = field(default_factory=dict)  # where it differs
-    max_tokens_of: Mapping[BenchmarkName, int] = field(default_factory=dict)
 
 
 _PROFILES = {
     "pocket": _Profile(1.0, 1.0, samples=4, max_tokens=None),
-    "quick": _Profile(
-        0.6, 0.95, samples=1, max_tokens=2048,
-        samples_of={"aime24": 16, "amc23": 16}, max_tokens_of={"gsm8k": 1024},
-    ),
-    "paper": _Profile(
-        0.6, 0.95, samples=4, max_tokens=4096,
-        samples_of={"aime24": 64, "amc23": 64, "math": 1}, max_tokens_of={"gsm8k": 2048},
-    ),
-}  # fmt: skip
+    "quick": _Profile(0.6, 0.95, samples=1, max_tokens=2048),
+    "paper": _Profile(0.6, 0.95, samples=4, max_tokens=4096),
+}
 
 
 def settings(study: Study, benchmark: BenchmarkName) -> Settings:
-    """The profile's settings of a benchmark, with what the study says otherwise."""
-    profile = _PROFILES[study.evaluation.profile]
+    """The profile's settings of a benchmark, with what its row and then the study say otherwise."""
+    name, row = study.evaluation.profile, BENCHMARKS[benchmark]
+    profile = _PROFILES[name]
     samples = study.evaluation.benchmarks[benchmark].samples
-    length = profile.max_tokens_of.get(benchmark, profile.max_tokens)
+    length = row.max_tokens.get(name, profile.max_tokens)
     return Settings(
-        samples or profile.samples_of.get(benchmark, profile.samples),
+        samples or row.samples.get(name, profile.samples),
         profile.temperature,
         profile.top_p,
         study.evaluation.max_tokens or length or study.sampling.max_tokens,

@@ -2,90 +2,105 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repro import __version__, base_model, files, problems
+import repro
+from repro import base_model, files, identity, problems
 from repro.config import Study, WarmStart
-from repro.discovery import BASELINES, load_method
+from repro.discovery import load_method
 from repro.errors import RunFailed, UserError
 from repro.lab import Cut, Engines, Lab
 from repro.layout import Layout
-from repro.ledger import by_account
-from repro.method import BudgetSpent, Method, Unavailable
+from repro.method import BudgetSpent, Method, Misuse, Unavailable
 from repro.problems import ProblemSet
 from repro.problems.prompts import stops
 from repro.rewards import scorer_for
 from repro.sampling import sampler_for
+from repro.schema import INSIDE
 from repro.training import trainer_for
-from repro.verify import VERSION as VERIFIER_VERSION
 from repro.verify import Verifier
 
 Log = logging.getLogger("repro.run")
 IDLE_ROUNDS = 3  # rounds in a row that spend nothing before a run is given up
 
 
-def train(study: Study, name: str, seed: int, layout: Layout, baselines: Path = BASELINES) -> dict[str, Any]:
+def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
     """Run the method and write its manifest. A failure of the method itself is a row with a status.
 
     Raises UserError for what the user can mend (missing input, full disk).
     """
-    method = load_method(study, name, baselines)
+    method = load_method(study, name)
     training_set = problems.read(layout.problems / "train.jsonl")
-    if not files.sealed(layout.base):
-        raise UserError(
-            f"the base model {layout.base} is missing or damaged; "
-            f"delete {layout.base_manifest} and run `snakemake`"
-        )
-    key = files.digest(
-        __version__, name, files.sha256(baselines / f"{name}.py"), method.model_dump(mode="json"), seed,
-        training_set.digest, files.sha256(layout.base / files.COMPLETE), study.budgets,
-        study.sampling.model_dump(), study.training.model_dump(), study.process_rewards, VERIFIER_VERSION,
-        stops(study.prompt),
-    )  # fmt: skip
-    groups = [[budget] for budget in study.budgets] if method.per_budget else [list(study.budgets)]
+    base = base_fingerprint(layout)
+    key = identity.run_key(study, method, name, seed, training_set, base)
+    groups = [[budget] for budget in study.budgets] if method.plans else [list(study.budgets)]
     rows: list[dict[str, Any]] = []
+    machine: list[dict[str, Any]] = []
     visits: Counter[str] = Counter()
     status, reason, mode = "ok", "", ""
     with Verifier() as verifier:
         parts = engines(study, verifier)
-        for index, budgets in enumerate(groups):
-            suffix = f"-budget{index}" if method.per_budget else ""
-            folder = layout.work / "runs" / f"{name}-{seed}-{key}{suffix}"
+        for budgets in groups:
+            folder = layout.runs / identity.folder_name(name, seed, key, method, budgets[-1])
             # A job of a killed Snakemake may still be at it: what it journals is not done again.
             with files.lease(folder, wait=True):
+                parts = _as_begun(parts, folder)
                 lab = Lab(
                     f"{name}/{seed}", folder, layout.base, training_set, budgets, parts,
-                    method.uses_gold, method.uses_corpus,
+                    method.uses_gold, method.uses_corpus, method.plans,
                 )  # fmt: skip
                 top = budgets[-1] / 1e12
                 Log.info("%s, seed %d: budget %.3f TFLOP, state in %s", method.title, seed, top, folder)
                 status, reason = _play(method, lab)
                 if status != "ok":
                     break
-                rows += [_row(lab, cut, layout.work) for cut in lab.finish()]
+                rows += _rows(lab, lab.finish(), layout.work)
+                machine += [{"budget": budgets[-1], **row} for row in _machine(lab)]
                 visits, mode = lab.visits, lab.mode
-                seconds = {name: round(value, 2) for name, value in lab.seconds.items()}
-                Log.info("done: %d rounds, %d steps; seconds in engines: %s", lab.round, lab.steps, seconds)
+                Log.info("done: %d rounds, %d steps", lab.round, lab.steps)
     manifest = {
         "method": name,
         "title": method.title,
         "role": str(method.role),
         "paper": method.paper,
         "seed": seed,
+        "plans": method.plans,
         "status": status,
         "reason": reason,
         "mode": mode,
         "hyperparameters": method.model_dump(mode="json"),
         "key": key,
+        "base": base,
         "budgets": rows if status == "ok" else [],
         "visits": _visits(training_set, visits) if status == "ok" else [],
+        "machine": machine,
     }
     files.write_json(layout.run(name, seed), manifest)
     return manifest
+
+
+def base_fingerprint(layout: Layout) -> str:
+    """The base model's. Raises UserError where it is missing or damaged."""
+    if not files.sealed(layout.base):
+        raise UserError(
+            f"the base model {layout.base} is missing or damaged; "
+            f"delete {layout.base_manifest} and run `snakemake`"
+        )
+    return files.fingerprint(layout.base)
+
+
+def _as_begun(parts: Engines, folder: Path) -> Engines:
+    """With the journal's chunks as the run began with: another size makes other entries of the same run."""
+    path = folder / "begun.json"
+    if not path.exists():
+        files.write_json(path, {"chunk": parts.chunk})
+    return replace(parts, chunk=files.read_json(path, keys=("chunk",))["chunk"])
 
 
 def engines(study: Study, verifier: Verifier) -> Engines:
@@ -101,6 +116,7 @@ def engines(study: Study, verifier: Verifier) -> Engines:
         max_length=study.training.max_length,
         stop=stops(study.prompt),
         lora_rank=study.training.lora.rank if study.training.lora else 0,
+        keep_moments=study.training.keep_moments,
     )
 
 
@@ -125,23 +141,65 @@ def _play(method: Method, lab: Lab) -> tuple[str, str]:
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
+        if not _own_fault(error, method):
+            raise
         Log.error("%s", traceback.format_exc())
         return "failed", f"{type(error).__name__} in round {lab.round}: {error}"
 
 
-def _row(lab: Lab, cut: Cut, work: Path) -> dict[str, Any]:
-    entries = lab.ledger[: cut.entries]
-    assert sum(entry.flops for entry in entries) == cut.spent, "the ledger must sum to what was spent"
-    return {
-        "budget": cut.budget,
-        "spent": cut.spent,
-        "papers_flops": sum(entry.papers_flops for entry in entries),
-        "rounds": cut.round,
-        "steps": cut.steps,
-        "checkpoint": str(cut.model.relative_to(work)),
-        "accounts": by_account(entries),
-        "ledger": [entry.to_json() for entry in entries],
-    }
+def _own_fault(error: Exception, method: Method) -> bool:
+    """Whether the method itself caused it, and not the suite under it: it called the Lab as it cannot be
+    called, or what was at work was its own code, or a library that it called."""
+    if isinstance(error, Misuse):
+        return True
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    own, suite = Path(inspect.getfile(type(method))), Path(repro.__file__).parent
+    return next((path == own for path in reversed(frames) if path == own or suite in path.parents), False)
+
+
+def _rows(lab: Lab, cuts: list[Cut], work: Path) -> list[dict[str, Any]]:
+    """A row for each budget, with the ledger's entries since the one before."""
+    rows = []
+    first = 0
+    for cut in cuts:
+        inside = [entry for entry in lab.ledger[: cut.entries] if entry.account in INSIDE]
+        assert sum(entry.flops for entry in inside) == cut.spent, "the ledger must sum to what was spent"
+        rows.append(
+            {
+                "budget": cut.budget,
+                "spent": cut.spent,
+                "papers_flops": sum(entry.papers_flops for entry in inside),
+                "rounds": cut.round,
+                "steps": cut.steps,
+                "checkpoint": str(cut.model.relative_to(work)),
+                "fingerprint": files.fingerprint(cut.model),
+                "ledger": [entry.to_json() for entry in lab.ledger[first : cut.entries]],
+            }
+        )
+        first = cut.entries
+    return rows
+
+
+def _machine(lab: Lab) -> list[dict[str, Any]]:
+    """What the machine took for a run, by device and account; FLOPs are those lost in crashes."""
+    taken: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def row(account: str, device: str) -> dict[str, Any]:
+        empty = {"account": account, "device": device, "seconds": 0.0, "joules": None, "flops": 0}
+        return taken.setdefault((account, device), empty)
+
+    for call in lab.machine:
+        for account, seconds in call["seconds"].items():
+            row(account, call["device"])["seconds"] += seconds
+        for account, joules in call["joules"].items():
+            found = row(account, call["device"])
+            found["joules"] = (found["joules"] or 0.0) + joules
+        if call["wasted"]:
+            row("wasted", call["device"])["flops"] += call["wasted"]
+    return [
+        {**found, "seconds": round(found["seconds"], 2), "joules": found["joules"] and round(found["joules"])}
+        for found in taken.values()
+    ]
 
 
 def _visits(training_set: ProblemSet, visits: Counter[str]) -> list[dict[str, Any]]:

@@ -17,6 +17,10 @@ GUESSES = [str(n) for n in range(1, 13)]
 ENDINGS = {"hashes": "#### {}", "boxed": "\\boxed{{{}}}"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-golden", action="store_true", help="write the transcripts of tests/golden anew")
+
+
 @contextmanager
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
     """A folder that all workers of pytest-xdist share, and whether this one has to make it."""
@@ -59,7 +63,7 @@ def guesser(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     length = int(random.integers(5, 120))
                     prompt = "".join(random.choice(list("abc 123$\\{}xyz.,?"), length)) + "\n" + asked + "\n"
                     ending = ENDINGS["boxed" if boxed else "hashes"].format(guess)
-                    rows.append(encode(tokenizer, prompt, f"So the answer is {ending}", 512))
+                    rows.append(encode(tokenizer, prompt, [f"So the answer is {ending}"], 512))
                 batches.append(rows)
             with building(folder) as unfinished:
                 TRLTrainer().train(start, batches, SFT(), Optimizer(learning_rate=5e-3), unfinished)

@@ -1,295 +1,113 @@
 """The baselines against their papers' arithmetic, and every baseline against the contract of a method.
 
-The Lab here is a fake: it lives in memory, its model answers by a script, and a token costs one FLOP.
+What a method asks of the Lab, call by call, is in golden/ (see test_golden.py).
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Sequence
+from itertools import count, cycle
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_lab import (
+    ACCURACIES,
+    MODULES,
+    NAMES,
+    PROMPT,
+    RESPONSE,
+    ROOT,
+    FakeLab,
+    fake_lab,
+    method_class,
+    play,
+    run,
+)
 
-from repro.method import DPO, SFT, BudgetSpent, Method, Optimizer, Role, TrainReport, Unavailable
-from repro.records import Completion, Example, Pair, Problem, Verdict
-from repro.seeds import generator, stream_seed
+from repro.method import SFT, BudgetSpent, Completion, Optimizer, Pair, Problem, Role, Verdict
 
-ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted((ROOT / "baselines").glob("*.py"))
-IDS = [path.stem for path in FILES if not path.stem.startswith("_")]
-
-
-def load(name: str) -> ModuleType:
-    path = ROOT / "baselines" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"baseline_under_test_{name}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-MODULES = {path.stem: load(path.stem) for path in FILES}
+METHODS = [name for name in NAMES if not name.startswith("_")]
 
 
-def method_class(name: str) -> type[Method]:
-    module = MODULES[name]
-    here = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method)]
-    classes = [c for c in here if c.__module__ == module.__name__]
-    assert len(classes) == 1, f"{name} defines {len(classes)} methods"
-    return classes[0]
+SOME = Problem("p", "?", "1")
 
 
-# --- the fake lab -----------------------------------------------------------------------------------
-
-Accuracy = Callable[[Problem, bool], float]  # (problem, hinted) -> probability of a correct sample
-PROMPT = RESPONSE = 10  # tokens, so FLOPs
-
-
-@dataclass
-class FakeLab:
-    accuracy: Accuracy = lambda problem, hinted: 0.5
-    budget: int = 1_000_000
-    size: int = 60
-    has_process_rewards: bool = False
-    gold_allowed: bool = False
-    corpus_allowed: bool = False
-    seed: int = 0
-    round: int = 0
-    spent: int = 0
-    calls: list[tuple[Any, ...]] = field(default_factory=list)  # (what, details...)
-
-    def __post_init__(self) -> None:
-        knowledge = ("gain", "loss", "share")
-        self.problems = [
-            Problem(f"p{i:03d}", f"How many are {i} ?", "1", (knowledge[i % 3],)) for i in range(self.size)
-        ]
-
-    @property
-    def remaining(self) -> int:
-        return self.budget - self.spent
-
-    def spend(self, flops: int) -> None:
-        self.spent = min(self.budget, self.spent + flops)
-        if self.spent == self.budget:
-            raise BudgetSpent
-
-    def sample(
-        self,
-        problems: Sequence[Problem],
-        n: int | Sequence[int] = 1,
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        hint: bool = False,
-        search: bool = False,
-    ) -> list[list[Completion]]:
-        assert len(problems) > 0, "sampled nothing"
-        assert temperature >= 0 and 0 < top_p <= 1 and top_k >= 0
-        counts = [n] * len(problems) if isinstance(n, int) else list(n)
-        assert len(counts) == len(problems) and all(count >= 0 for count in counts)
-        self.calls.append(("sample", [p.id for p in problems], counts, temperature, hint, search))
-        random = generator("sample", self.seed, len(self.calls))
-        drawn = []
-        for problem, count in zip(problems, counts, strict=True):
-            self.spend(PROMPT + count * RESPONSE)
-            drawn.append([self.complete(problem, hint, random) for _ in range(count)])
-        return drawn
-
-    def complete(self, problem: Problem, hint: bool, random: np.random.Generator) -> Completion:
-        correct = random.random() < self.accuracy(problem, hint)
-        a, b = int(random.integers(4)), int(problem.id[1:])
-        total = b if correct else b + 1 + int(random.integers(5))
-        text = f"{b - a} + {a} = {b} #### {total}" if correct else f"guess {total} #### {total}"
-        verdict = Verdict.CORRECT if correct else Verdict.WRONG
-        return Completion(problem, text, PROMPT, RESPONSE, "stop", verdict, hinted=hint)
-
-    def score(self, completions: Sequence[Completion]) -> list[tuple[float, ...]]:
-        if not self.has_process_rewards:
-            raise Unavailable("no process scorer")
-        self.calls.append(("score", len(completions)))
-        self.spend(len(completions) * RESPONSE)
-        # Two steps that depend on the text only; correct texts score higher on average.
-        draws = [stream_seed(c.text) / 2**64 for c in completions]
-        return [(0.9, 0.5 * c.correct + 0.5 * draw) for c, draw in zip(completions, draws, strict=True)]
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        self.calls.append(("embed", list(texts)))
-        vectors = np.array([generator("embed", text).normal(size=8) for text in texts])
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def train(
-        self,
-        data: Sequence[Example] | Sequence[Pair],
-        *,
-        optimizer: Optimizer,
-        batch_size: int,
-        objective: SFT | DPO | None = None,
-        start: str = "current",
-        steps: int | None = None,
-        epochs: float | None = None,
-        inherit_optimizer: bool = False,
-        horizon: int | None = None,
-    ) -> TrainReport:
-        assert len(data) > 0, "trained on nothing"
-        assert len({type(row) for row in data}) == 1
-        assert isinstance(optimizer, Optimizer) and batch_size >= 1
-        assert steps is None or epochs is None
-        assert not (isinstance(data[0], Example) and isinstance(objective, DPO))
-        self.calls.append(("train", list(data), steps, epochs, start, inherit_optimizer, horizon))
-        cost = self.step_cost(data, batch_size, objective)
-        if steps is None and epochs is None:
-            self.spend(self.remaining)
-        done = steps if steps is not None else max(1, round((epochs or 0) * len(data) / batch_size))
-        for _ in range(done):
-            self.spend(cost)
-        return TrainReport(steps=done, sequences=done * batch_size, loss=1.0)
-
-    def step_cost(
-        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: SFT | DPO | None = None
-    ) -> int:
-        sides = 8 if isinstance(data[0], Pair) else 3
-        return batch_size * sides * (PROMPT + RESPONSE)
-
-    def gold(self, problems: Sequence[Problem]) -> list[Example]:
-        assert self.gold_allowed, "read gold without declaring it"
-        return [Example(p, f"#### {int(p.id[1:])}") for p in problems]
-
-    def corpus(self, n: int) -> list[Example]:
-        assert self.corpus_allowed, "read the corpus without declaring it"
-        return [Example(self.problems[i % self.size], "text") for i in range(n)]
-
-    def rng(self, name: str) -> np.random.Generator:
-        return generator("run", self.seed, self.round, name)
-
-    def log(self, message: str, **values: Any) -> None:
-        assert all(isinstance(value, int | float | str) for value in values.values())
-
-    def trainings(self) -> list[tuple[Any, ...]]:
-        return [call for call in self.calls if call[0] == "train"]
-
-    def samplings(self) -> list[tuple[Any, ...]]:
-        return [call for call in self.calls if call[0] == "sample"]
-
-
-SMALL = {  # the paper's scale brought down to sixty problems
-    "star": {"first_steps": 5, "batch_size": 4},
-    "rft": {"batch_size": 4, "k_max": 8},
-    "adastar": {"first_steps": 4, "batch_size": 4, "chunk": 8},
-    "star_acc_lazy": {"first_steps": 4, "batch_size": 4, "chunk": 8},
-    "hs_star": {"problems_per_round": 25, "batch_size": 8},
-    "sai_dpo": {"n_candidates": 30, "n_selected": 20, "probe_per_cluster": 4, "batch_size": 8},
-    "b_star": {"n_queries": 40, "n_wanted": 80, "k": 4, "n_probe": 10, "steps": 10, "batch_size": 8},
-    "control_unverified": {"first_steps": 4, "batch_size": 4},
-}
-
-
-def fake_lab(name: str, **settings: Any) -> FakeLab:
-    cls = method_class(name)
-    return FakeLab(gold_allowed=cls.uses_gold, corpus_allowed=cls.uses_corpus, **settings)
-
-
-def run(name: str, lab: FakeLab, rounds: int = 300, **overrides: Any) -> FakeLab:
-    """Rounds until the budget ends; fails if it does not within ``rounds``."""
-    method = method_class(name)(**{**SMALL.get(name, {}), **overrides})
-    state = method.start(lab)
-    try:
-        for lab.round in range(1, rounds + 1):
-            method.round(lab, state)
-    except BudgetSpent:
-        return lab
-    raise AssertionError(f"{name} did not spend its budget within {rounds} rounds")
-
-
-def play(name: str, lab: FakeLab, rounds: int = 1, **overrides: Any) -> Any:
-    """So many rounds, whatever is left; returns the state."""
-    method = method_class(name)(**{**SMALL.get(name, {}), **overrides})
-    state = method.start(lab)
-    for lab.round in range(1, rounds + 1):
-        method.round(lab, state)
-    return state
-
-
-def completion(text: str, correct: bool, tokens: int = RESPONSE) -> Completion:
+def completion(text: str, correct: bool, tokens: int = RESPONSE, problem: Problem = SOME) -> Completion:
     verdict = Verdict.CORRECT if correct else Verdict.WRONG
-    return Completion(Problem("p", "?", "1"), text, PROMPT, tokens, "stop", verdict)
+    return Completion(problem, text, PROMPT, tokens, "stop", verdict)
+
+
+def ids(problems: Sequence[Problem]) -> list[str]:
+    return [problem.id for problem in problems]
 
 
 # --- the contract: every file, every role -----------------------------------------------------------
 
-ACCURACIES: dict[str, Accuracy] = {
-    "never": lambda problem, hinted: 0.0,
-    "always": lambda problem, hinted: 1.0,
-    "mixed": lambda problem, hinted: 0.9 if hinted else stream_seed(problem.id) % 100 / 100,
-}
-
 
 @pytest.mark.parametrize("process_rewards", [False, True], ids=["verifier", "process"])
 @pytest.mark.parametrize("accuracy", ACCURACIES)
-@pytest.mark.parametrize("name", [path.stem for path in FILES])
+@pytest.mark.parametrize("name", NAMES)
 def test_ends_with_its_budget_spent_and_is_deterministic(
     name: str, accuracy: str, process_rewards: bool
 ) -> None:
     def once() -> FakeLab:
-        settings = {"accuracy": ACCURACIES[accuracy], "has_process_rewards": process_rewards}
-        return run(name, fake_lab(name, budget=60_000, **settings))
+        settings = {"accuracy": ACCURACIES[accuracy], "process_rewards": process_rewards}
+        return run(name, fake_lab(name, limit=60_000, **settings))
 
     first, second = once(), once()
     assert first.calls == second.calls
     if method_class(name).role is Role.BASE:
         assert first.calls == [] and first.spent == 0
     else:
-        assert first.spent == first.budget
-        assert first.trainings() or accuracy != "mixed"  # with nothing, or no contrast, to learn from
+        assert first.spent == first.limit
+        assert first.made("train") or accuracy != "mixed"  # with nothing, or no contrast, to learn from
 
 
 @pytest.mark.parametrize("name", ["star", "rft", "adastar", "star_acc_lazy", "b_star", "_template"])
 def test_supervised_methods_train_on_correct_solutions_only(name: str) -> None:
-    lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], budget=60_000))
-    assert lab.trainings()
-    for _, data, *_ in lab.trainings():
-        assert all(int(example.response.split("#### ")[1]) == int(example.problem.id[1:]) for example in data)
+    lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], limit=60_000))
+    assert lab.made("train")
+    for call in lab.made("train"):
+        assert all(
+            int(example.response.split("#### ")[1]) == int(example.problem.id[1:]) for example in call["data"]
+        )
 
 
 @pytest.mark.parametrize("name", ["hs_star", "sai_dpo"])
 def test_preference_methods_pair_correct_with_wrong(name: str) -> None:
-    lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], budget=60_000))
-    assert lab.trainings()
-    for _, data, *_ in lab.trainings():
+    lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], limit=60_000))
+    assert lab.made("train")
+    for call in lab.made("train"):
         assert all(pair.chosen.endswith(f"= {int(pair.problem.id[1:])} #### {int(pair.problem.id[1:])}")
-                   and pair.rejected.startswith("guess") for pair in data)  # fmt: skip
+                   and pair.rejected.startswith("guess") for pair in call["data"])  # fmt: skip
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_imports_the_public_api_only_and_says_what_differs(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_imports_the_public_api_only_and_says_what_differs(name: str) -> None:
+    text = (ROOT / "baselines" / f"{name}.py").read_text()
+    tree = ast.parse(text)
     imported = {
-        name
+        module
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        for module in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
-    ours = {str(name) for name in imported if str(name).startswith(("repro", "baselines"))}
-    foreign = {str(name).split(".")[0] for name in imported} - {"repro", "numpy", "sklearn"}
+    ours = {str(module) for module in imported if str(module).startswith(("repro", "baselines"))}
+    foreign = {str(module).split(".")[0] for module in imported} - {"repro", "numpy", "sklearn"}
     assert ours == {"repro.method"}
     assert foreign <= set(sys.stdlib_module_names)
-    cls = method_class(path.stem)
+    cls = method_class(name)
     assert cls.role is not Role.METHOD or "Differences from the paper" in (ast.get_docstring(tree) or "")
-    assert len(path.read_text().splitlines()) <= 170
+    assert len(text.splitlines()) <= 170
 
 
 def test_titles_are_distinct() -> None:
-    titles = [method_class(name).title for name in IDS]
+    titles = [method_class(name).title for name in METHODS]
     assert len(set(titles)) == len(titles)
 
 
@@ -299,7 +117,7 @@ def test_the_library_names_no_baseline() -> None:
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-                named = set(re.findall(r"\w+", node.value)) & set(IDS)
+                named = set(re.findall(r"\w+", node.value)) & set(METHODS)
                 assert not named, f"{path}:{node.lineno} names the method {named}"
 
 
@@ -308,6 +126,16 @@ def test_hyperparameters_refuse_what_they_do_not_know() -> None:
         method_class("star")(learning_rat=1e-3)
     with pytest.raises(ValueError, match="batch_size"):
         method_class("star")(batch_size="many")
+
+
+def test_the_fake_lab_refuses_what_the_lab_refuses() -> None:
+    lab = fake_lab("sai_dpo")
+    with pytest.raises(ValueError, match="plan"):
+        _ = lab.remaining
+    assert lab.affords(lab.limit + 1)  # there is no last round
+    with pytest.raises(ValueError, match="SFT"):
+        lab.train([Pair(SOME, "a", "b")], optimizer=Optimizer(learning_rate=1), batch_size=1, objective=SFT())
+    assert not fake_lab("star").affords(lab.limit + 1)
 
 
 # --- STaR -------------------------------------------------------------------------------------------
@@ -331,19 +159,28 @@ def test_star_last_round_rule() -> None:
     assert not is_last(remaining=980, sampling=100, step=10, steps=40, next_steps=48)
 
 
+@pytest.mark.parametrize(("limit", "last"), [(5_039, True), (5_040, False)])
+def test_star_asks_whether_the_next_round_fits(limit: int, last: bool) -> None:
+    # Sampling 60 * 20 = 1,200, twice; 5 steps of 4 * 3 * 20 = 240 now and 6 in the next round: 5,040.
+    lab = fake_lab("star", accuracy=ACCURACIES["always"], limit=limit)
+    with pytest.raises(BudgetSpent):
+        play("star", lab, rounds=2, n_problems=60)
+    assert lab.made("train")[0]["steps"] == (None if last else 5)
+
+
 def test_star_rationalises_failures_from_the_base_model() -> None:
     lab = fake_lab("star", accuracy=lambda problem, hinted: float(hinted or int(problem.id[1:]) < 20))
-    play("star", lab)
-    plain, hinted = lab.samplings()
-    assert sorted(plain[1]) == [p.id for p in lab.problems] and not plain[4]
-    assert sorted(hinted[1]) == [p.id for p in lab.problems[20:]] and hinted[4]
-    (training,) = lab.trainings()
-    assert len(training[1]) == 60 and training[2] == 5 and training[4] == "base"
+    play("star", lab, n_problems=60)
+    plain, hinted = lab.made("sample")
+    assert sorted(ids(plain["problems"])) == ids(lab.problems) and not plain["hint"]
+    assert sorted(ids(hinted["problems"])) == ids(lab.problems[20:]) and hinted["hint"]
+    (training,) = lab.made("train")
+    assert len(training["data"]) == 60 and training["steps"] == 5 and training["start"] == "base"
 
 
 def test_star_trains_its_last_round_to_the_end() -> None:
-    lab = run("star", fake_lab("star", budget=20_000))
-    steps = [call[2] for call in lab.trainings()]
+    lab = run("star", fake_lab("star", limit=20_000), growth_rounds=30)
+    steps = [call["steps"] for call in lab.made("train")]
     assert steps[:-1] == [5, 6, 7, 8, 10, 12, 14][: len(steps) - 1] and steps[-1] is None
     assert len(steps) > 2
 
@@ -351,8 +188,8 @@ def test_star_trains_its_last_round_to_the_end() -> None:
 def test_star_without_hints_and_with_fewer_problems() -> None:
     lab = fake_lab("star")
     play("star", lab, rounds=2, rationalise=False, n_problems=10)
-    first, second = lab.samplings()
-    assert len(first[1]) == len(second[1]) == 10 and first[1] != second[1]
+    first, second = lab.made("sample")
+    assert len(first["problems"]) == len(second["problems"]) == 10 and first["problems"] != second["problems"]
 
 
 # --- RFT --------------------------------------------------------------------------------------------
@@ -370,11 +207,11 @@ def test_rft_plans_k_from_what_is_left() -> None:
 
 def test_rft_spends_more_samples_of_a_bigger_budget_and_trains_once() -> None:
     ks = []
-    for budget in (10_000, 40_000, 400_000):
-        lab = run("rft", fake_lab("rft", budget=budget))
-        (training,) = lab.trainings()
-        assert training[2] is training[3] is None and training[4] == "base"
-        ks.append(sum(call[2][0] for call in lab.samplings()))
+    for limit in (10_000, 40_000, 400_000):
+        lab = run("rft", fake_lab("rft", limit=limit), n_problems=60, k_max=8)
+        (training,) = lab.made("train")
+        assert training["steps"] is training["epochs"] is None and training["start"] == "base"
+        ks.append(sum(call["n"][0] for call in lab.made("sample")))
     assert ks == sorted(ks) and ks[0] < ks[1] and ks[-1] == 8
 
 
@@ -439,6 +276,17 @@ def test_rft_edit_distance_equals_the_textbook_table() -> None:
         assert distance(a, b) == table(a, b)
 
 
+def test_rft_trains_on_what_adds_up() -> None:
+    lab, texts = (
+        fake_lab("rft"),
+        cycle(["2 + 2 = 4", "2 + 2 = 5", "by hand"]),
+    )  # the answer is right each time
+    lab.complete = lambda problem, hint, random: completion(next(texts), True, problem=problem)  # type: ignore[method-assign]
+    run("rft", lab)
+    (training,) = lab.made("train")
+    assert {example.response for example in training["data"]} == {"2 + 2 = 4", "by hand"}
+
+
 # --- AdaSTaR ----------------------------------------------------------------------------------------
 
 
@@ -459,14 +307,14 @@ def test_adastar_stops_when_full_and_dates_only_the_popped() -> None:
     # B_t = 4 steps * 4 = 16. Even problems are solved at once, odd ones never.
     lab = fake_lab("adastar", accuracy=lambda problem, hinted: float(int(problem.id[1:]) % 2 == 0))
     state = play("adastar", lab)
-    visited = sum(len(call[1]) for call in lab.samplings()[::2])  # every first attempt
-    retried = sum(len(call[1]) for call in lab.samplings()[1::2])
+    visited = sum(len(call["problems"]) for call in lab.made("sample")[::2])  # every first attempt
+    retried = sum(len(call["problems"]) for call in lab.made("sample")[1::2])
     order = MODULES["adastar"].Statistics([0] * 60, [0.0] * 60, state.rank).order()
     solved = sum(i % 2 == 0 for i in order[:visited])
     assert solved >= 16 and sum(i % 2 == 0 for i in order[: visited - 8]) < 16  # lazy, in chunks of 8
     assert visited - retried == solved
-    (training,) = lab.trainings()
-    assert len(training[1]) == 16 and training[2] == 4 and training[4] == "current"
+    (training,) = lab.made("train")
+    assert len(training["data"]) == 16 and training["steps"] == 4 and training["start"] == "current"
 
     popped = order[: solved**2 // visited]  # floor(m alpha^2)
     assert [i for i in range(60) if state.last[i] == 1] == sorted(popped)
@@ -477,8 +325,18 @@ def test_adastar_stops_when_full_and_dates_only_the_popped() -> None:
 def test_adastar_second_attempt_counts_half() -> None:
     lab = fake_lab("adastar", accuracy=lambda problem, hinted: float(hinted))
     state = play("adastar", lab, rationalise=True, chunk=60)
-    assert {call[4] for call in lab.samplings()} == {False, True}
+    assert {call["hint"] for call in lab.made("sample")} == {False, True}
     assert state.wins == [0.5] * 60 and state.last == [1] * 60
+
+
+@pytest.mark.parametrize("name", ["star_acc_lazy", "control_unverified", "control_gold", "control_continued"])
+def test_settings_that_are_said_to_be_adastars_are(name: str) -> None:
+    adastar, other = method_class("adastar")().model_dump(), method_class(name)().model_dump()
+    assert {field: value for field, value in other.items() if field != "rows"} == {
+        field: adastar[field] for field in other if field != "rows"
+    }
+    if name == "star_acc_lazy":
+        assert set(adastar) - set(other) == {"power"}  # of what this row is without
 
 
 # --- HS-STaR ----------------------------------------------------------------------------------------
@@ -524,16 +382,31 @@ def test_hs_star_pairs_the_best_rewarded_of_both_sides() -> None:
 
 @pytest.mark.parametrize(("process_rewards", "n_pre"), [(True, 3), (False, 4)])
 def test_hs_star_spends_n_samples_per_problem(process_rewards: bool, n_pre: int) -> None:
-    lab = fake_lab("hs_star", has_process_rewards=process_rewards)
+    lab = fake_lab("hs_star", process_rewards=process_rewards)
     play("hs_star", lab)
-    pre, again = lab.samplings()
-    assert pre[2] == [n_pre] * 25 and sum(pre[2]) + sum(again[2]) == 8 * 25
-    assert set(again[1]) <= set(pre[1])
+    pre, again = lab.made("sample")
+    assert pre["n"] == [n_pre] * 25 and sum(pre["n"]) + sum(again["n"]) == 8 * 25
+    assert set(again["problems"]) <= set(pre["problems"])
+
+
+def test_hs_star_pairs_its_pre_samples_too() -> None:
+    lab = fake_lab("hs_star")
+    turns = count()
+
+    def complete(problem: Problem, hint: bool, random: np.random.Generator) -> Completion:
+        right = len(lab.made("sample")) == 1 and next(turns) % 4 == 0  # one of four, and never again
+        return completion("right" if right else "wrong", right, problem=problem)
+
+    lab.complete = complete  # type: ignore[method-assign]
+    play("hs_star", lab)
+    (training,) = lab.made("train")
+    assert ids(lab.made("sample")[1]["problems"]) == [pair.problem.id for pair in training["data"]]
+    assert {(pair.chosen, pair.rejected) for pair in training["data"]} == {("right", "wrong")}
 
 
 @pytest.mark.parametrize(("how", "reward"), [("min", 0.25), ("mean", 0.5), ("last", 0.75)])
 def test_step_rewards_are_aggregated_as_the_study_says(how: str, reward: float) -> None:
-    lab = fake_lab("hs_star", has_process_rewards=True)
+    lab = fake_lab("hs_star", process_rewards=True)
     lab.score = lambda completions: [(0.5, 0.25, 0.75) for _ in completions]  # type: ignore[method-assign]
     (drawn,) = lab.sample(lab.problems[:1], 4)
     (rated,) = method_class("hs_star")(aggregation=how).rate(lab, np.random.default_rng(0), [drawn])
@@ -545,7 +418,7 @@ def test_step_rewards_are_aggregated_as_the_study_says(how: str, reward: float) 
 def test_hs_star_walks_the_pool_in_disjoint_slices() -> None:
     lab = fake_lab("hs_star", accuracy=ACCURACIES["never"])
     play("hs_star", lab, rounds=6)
-    slices = [call[1] for call in lab.samplings()]
+    slices = [ids(call["problems"]) for call in lab.made("sample")]
     assert [len(s) for s in slices] == [25, 25, 10, 25, 25, 10]
     first, second = ([i for s in part for i in s] for part in (slices[:3], slices[3:]))
     assert sorted(first) == sorted(second) == [p.id for p in lab.problems]
@@ -595,19 +468,20 @@ def test_sai_dpo_random_pairs() -> None:
 def test_sai_dpo_probes_every_cluster_reuses_probes_and_favours_failure() -> None:
     knows = {"gain": 1.0, "loss": 0.9, "share": 0.2}
     lab = fake_lab("sai_dpo", size=600, accuracy=lambda problem, hinted: knows[problem.knowledge[0]])
-    state = play("sai_dpo", lab, rounds=2, n_candidates=120)
-    assert [call[1] for call in lab.calls if call[0] == "embed"] == [["gain", "loss", "share"]]
+    state = play("sai_dpo", lab, rounds=2, n_clusters=20, n_candidates=120, n_selected=20, epsilon=0.01)
+    assert [call["texts"] for call in lab.made("embed")] == [["gain", "loss", "share"]]
     assert sorted(map(len, state.clusters)) == [200, 200, 200]
-    probe, main, probe_again, _ = lab.samplings()
-    assert probe[5] and not main[5] and set(probe[2] + main[2]) == {8}
-    assert not set(probe[1]) & set(main[1]) and not set(probe[1]) & set(probe_again[1])
+    probe, main, probe_again, _ = lab.made("sample")
+    assert probe["search"] and not main["search"] and set(probe["n"] + main["n"]) == {8}
+    probed, drawn, probed_again = (set(call["problems"]) for call in (probe, main, probe_again))
+    assert not probed & drawn and not probed & probed_again
     kind = {p.id: p.knowledge[0] for p in lab.problems}
-    assert Counter(kind[i] for i in probe[1]) == {"gain": 4, "loss": 4, "share": 4}
-    drawn = Counter(kind[i] for i in main[1])
-    assert drawn["share"] > 4 * drawn["loss"]
-    (_, pairs, _, epochs, start, *_), _ = lab.trainings()
-    assert epochs == 2 and start == "current"
-    assert len({pair.problem.id for pair in pairs}) <= 20 and len(pairs) <= 40
+    assert Counter(kind[i] for i in ids(probe["problems"])) == {"gain": 4, "loss": 4, "share": 4}
+    kinds = Counter(kind[i] for i in ids(main["problems"]))
+    assert kinds["share"] > 4 * kinds["loss"]
+    training, _ = lab.made("train")
+    assert training["epochs"] == 2 and training["start"] == "current"
+    assert len({pair.problem.id for pair in training["data"]}) <= 20 and len(training["data"]) <= 40
 
 
 # --- B-STaR -----------------------------------------------------------------------------------------
@@ -652,7 +526,7 @@ def test_b_star_keeps_distinct_texts_best_first() -> None:
 
 @pytest.mark.parametrize("process_rewards", [False, True])
 def test_b_star_chooses_the_best_temperature_and_carries_the_optimizer(process_rewards: bool) -> None:
-    lab = fake_lab("b_star", has_process_rewards=process_rewards)
+    lab = fake_lab("b_star", process_rewards=process_rewards)
     plain = lab.sample
 
     def sample(problems: Sequence[Problem], n: Any = 1, **how: Any) -> list[list[Completion]]:
@@ -661,11 +535,52 @@ def test_b_star_chooses_the_best_temperature_and_carries_the_optimizer(process_r
 
     lab.sample = sample  # type: ignore[method-assign]
     play("b_star", lab, rounds=2)
-    first = lab.samplings()[: len(lab.samplings()) // 2]
-    assert [call[3] for call in first] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 0.8]
-    assert [call[5] for call in first] == [True] * 8 + [False]
-    assert all(call[2] == 10 and call[5] and call[6] == 4_500 for call in lab.trainings())
-    assert len({tuple(call[1]) for call in lab.samplings() if call[5]}) == 1  # one probe set for the run
+    first = lab.made("sample")[: len(lab.made("sample")) // 2]
+    assert [call["temperature"] for call in first] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 0.8]
+    assert [call["search"] for call in first] == [True] * 8 + [False]
+    carried = {(call["steps"], call["inherit_optimizer"], call["horizon"]) for call in lab.made("train")}
+    assert carried == {(10, True, 4_500)}
+    probed = {tuple(call["problems"]) for call in lab.made("sample") if call["search"]}
+    assert len(probed) == 1  # one probe set for the run
+
+
+def test_b_star_by_hand_without_process_rewards() -> None:
+    # 50 wanted of 40 queries: n* = 2. At 0.5 one of four is right, so one passes: min(1/2, 1) * 1/1. At 1.0
+    # all are, and three differ: 1 * 3/4. (Were n* 1, the first would win.) Of each query one text makes 40,
+    # too few; two make 80.
+    texts = {0.5: ["right", "w", "w", "w"], 1.0: ["right a", "right b", "right c", "right a"]}
+    lab, turns = fake_lab("b_star"), count()
+
+    def complete(problem: Problem, hint: bool, random: np.random.Generator) -> Completion:
+        text = texts[lab.made("sample")[-1]["temperature"]][next(turns) % 4]
+        return completion(text, text.startswith("right"), problem=problem)
+
+    lab.complete = complete  # type: ignore[method-assign]
+    play("b_star", lab, temperatures=(0.5, 1.0), n_wanted=50)
+    assert [call["temperature"] for call in lab.made("sample")] == [0.5, 1.0, 1.0]
+    (training,) = lab.made("train")
+    kept = Counter(example.problem.id for example in training["data"])
+    assert len(kept) == 40 and set(kept.values()) == {2}
+
+
+def test_b_star_by_hand_with_process_rewards() -> None:
+    # r = correct + 2 * reward - 1: good 1.8, slick (which is wrong) 0.72, poor 0.64. With n* = 1 the
+    # thresholds from 0.8 on score 1 * 1/1, 0.7 scores 1 * 1/2, and all below score 1 * 2/3. Half of the
+    # queries have nothing that passes, so more would be taken of the others if more passed there.
+    rewards = {"good": 0.9, "slick": 0.86, "poor": 0.32, "bad": 0.25}
+    lab, texts = fake_lab("b_star", process_rewards=True), cycle(["good", "slick", "poor"])
+
+    def complete(problem: Problem, hint: bool, random: np.random.Generator) -> Completion:
+        text = "bad" if int(problem.id[1:]) % 2 else next(texts)
+        return completion(text, text in ("good", "poor"), problem=problem)
+
+    lab.complete = complete  # type: ignore[method-assign]
+    lab.score = lambda completions: [(rewards[c.text],) for c in completions]  # type: ignore[method-assign]
+    play("b_star", lab, k=3, n_wanted=40)
+    (training,) = lab.made("train")
+    solvable = {problem for problem in lab.made("sample")[-1]["problems"] if int(problem.id[1:]) % 2 == 0}
+    assert {example.problem for example in training["data"]} == solvable
+    assert len(training["data"]) == len(solvable) and {e.response for e in training["data"]} == {"good"}
 
 
 # --- controls ---------------------------------------------------------------------------------------
@@ -674,25 +589,41 @@ def test_b_star_chooses_the_best_temperature_and_carries_the_optimizer(process_r
 def test_unverified_trains_on_everything_it_samples() -> None:
     lab = fake_lab("control_unverified", accuracy=ACCURACIES["mixed"])
     play("control_unverified", lab)
-    (sampling,), (training,) = lab.samplings(), lab.trainings()
-    assert [example.problem.id for example in training[1]] == sampling[1] and len(sampling[1]) == 16
-    assert any(example.response.startswith("guess") for example in training[1])
+    (sampling,), (training,) = lab.made("sample"), lab.made("train")
+    assert [example.problem for example in training["data"]] == sampling["problems"]
+    assert len(sampling["problems"]) == 16
+    assert any(example.response.startswith("guess") for example in training["data"])
 
 
 def test_continued_is_one_uninterrupted_training() -> None:
-    lab = run("control_continued", fake_lab("control_continued", budget=500_000))
-    assert not lab.samplings() and len(lab.trainings()) > 1
-    assert all(call[5] and call[4] == "current" for call in lab.trainings())
+    lab = run("control_continued", fake_lab("control_continued", limit=500_000))
+    assert not lab.made("sample") and len(lab.made("train")) > 1
+    assert all(call["inherit_optimizer"] and call["start"] == "current" for call in lab.made("train"))
 
 
 def test_gold_trains_once_on_every_solution() -> None:
     lab = run("control_gold", fake_lab("control_gold"))
-    (training,) = lab.trainings()
-    assert len(training[1]) == lab.size and training[2] is training[3] is None
+    (training,) = lab.made("train")
+    assert len(training["data"]) == lab.size and training["steps"] is training["epochs"] is None
 
 
 def test_roles() -> None:
-    roles = Counter(method_class(name).role for name in IDS)
+    roles = Counter(method_class(name).role for name in METHODS)
     assert roles[Role.METHOD] >= 6
     assert roles[Role.ABLATION] >= 1
     assert all(roles[role] == 1 for role in set(Role) - {Role.METHOD, Role.ABLATION})
+
+
+# --- notice of the last round -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adastar", "star_acc_lazy"])
+def test_a_last_round_that_is_planned_trains_on_what_was_sampled(name: str) -> None:
+    for limit in range(3_000, 9_000, 500):
+        planned = run(name, fake_lab(name, limit=limit, plans=True), plans=True)
+        *_, last = [call for call in planned.calls if call.what in ("sample", "train")]
+        assert last.what == "train" and last["steps"] is None and planned.spent == limit
+        plain = run(name, fake_lab(name, limit=limit))
+        sampled = [call.arguments for call in plain.calls if call.what == "sample"]
+        first = [call.arguments for call in planned.calls if call.what == "sample"]
+        assert first == sampled[: len(first)]  # until then the same run

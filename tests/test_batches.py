@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repro.flops import Tally, batch_tally, sequence_tally
 from repro.seeds import generator
 from repro.training.batches import WINDOW, batches
 
@@ -62,3 +64,13 @@ def test_rows_of_similar_length_share_a_batch() -> None:
 def test_no_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rows"):
         next(batches([], 2, generator("a")))
+
+
+def test_a_batch_is_padded_to_its_longest_row() -> None:
+    # By the papers' convention: an example of 3 + 2 tokens and one of 4 + 5 are 2 * 9. A pair of 3 + 1 and
+    # 3 + 4 beside one of 2 + 2 and 2 + 3 is 4 * 7. All other counts just add up.
+    for rows, padded in (
+        ([sequence_tally([(3, 2)]), sequence_tally([(4, 5)])], 18),
+        ([sequence_tally([(3, 1), (3, 4)]), sequence_tally([(2, 2), (2, 3)])], 28),
+    ):
+        assert batch_tally(rows) == replace(sum(rows, Tally.zero()), padded=padded)

@@ -26,16 +26,21 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from repro.collect import collect
 from repro.config import Study
+from repro.discovery import load_method
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
-from repro.files import read_json, seal, write_json
-from repro.flops import sample_tally
+from repro.files import fingerprint, read_json, seal, write_json
+from repro.flops import ModelShape, sample_tally
+from repro.identity import run_key
 from repro.layout import Layout
+from repro.ledger import Entry
+from repro.problems import read
 from repro.profiles import Settings, settings
 from repro.records import Verdict
 from repro.reporting.results import load
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams
 from repro.sampling.transformers import TransformersSampler
+from repro.schema import Account
 from repro.verify import extract
 
 TASKS = Path(__file__).parents[1] / "benchmarks" / "tasks"
@@ -195,6 +200,14 @@ def test_long_answers_are_recorded_short_and_apart() -> None:
     assert one != other and len(one) == len(other) <= 48 and one.startswith("x + x + ")
     assert stated(r"\boxed{1,234.50}") == "1234.5" and stated("no answer") == ""
     assert stated(rf"\boxed{{{'9' * 9000}}}") == ""
+
+
+def test_half_a_surrogate_pair_can_be_checked_and_recorded() -> None:
+    texts = ["#### 5 \ud800", "\udfff #### 5"]
+    ((one, other),) = suite.verify([texts], [{"answer": "5"}])
+    assert (one.verdict, other.verdict) == (Verdict.UNPARSABLE, Verdict.CORRECT)
+    assert one.text_hash != other.text_hash
+    assert f"{one.answer}{other.answer}".encode()
 
 
 # ------------------------------------------------------------------------------ wordings of real answers
@@ -414,18 +427,52 @@ def made_study(**evaluation: Any) -> Study:
 def made_run(root: Path, study: Study, model: Path) -> Layout:
     """A finished run with two checkpoints, the second with other weights, and two benchmarks' problems."""
     layout = Layout(root, study.name)
+    layout.test("gsm8k").parent.mkdir(parents=True)
+    shots = {"few_shot": "w1", "hinted": "w2", "solution": None}
+    write(layout.problems, [shots | row(n) for n in range(3)], "train")
+    seal(shutil.copytree(model, layout.base))
+    base = fingerprint(layout.base)
+    shape = ModelShape.from_config(read_json(layout.base / "config.json"))
+    write_json(
+        layout.base_manifest,
+        {"description": "made", "shape": shape.to_json(), "warm_start": None, "fingerprint": base},
+    )
     rows = []
+    tally = sample_tally(4, [3, 3])
     for number, budget in enumerate(study.budgets):
-        folder = shutil.copytree(model, layout.work / f"checkpoint{number}")
+        folder = shutil.copytree(model, layout.runs / f"star-3-key/models/000001/step-{number + 1:06d}")
         (folder / "generation_config.json").write_text(json.dumps({"number": number}))
         seal(folder)
-        rows.append({"budget": budget, "checkpoint": folder.name})
-    write_json(layout.run("star", 3), {"method": "star", "title": "STaR", "seed": 3, "budgets": rows})
-    layout.test("gsm8k").parent.mkdir(parents=True)
+        entry = Entry(Account.SAMPLE, 1, number + 1, 1, shape, tally)
+        rows.append(
+            {
+                "budget": budget, "checkpoint": str(folder.relative_to(layout.work)),
+                "fingerprint": fingerprint(folder), "spent": (number + 1) * entry.flops,
+                "papers_flops": (number + 1) * entry.papers_flops, "rounds": 1, "steps": number,
+                "ledger": [entry.to_json()],
+            }
+        )  # fmt: skip
+    write_manifest(layout, study, "star", rows)
+    write_manifest(layout, study, "rft", rows)
     write(layout.test("gsm8k").parent, [row(n) for n in range(5)], "gsm8k")
     write(layout.test("gsm8k").parent, [row(n) for n in range(2)], "aime24")
     write_json(layout.problems / "report.json", {"prompt": {"style": "plain", "digest": "abc"}})
     return layout
+
+
+def write_manifest(layout: Layout, study: Study, name: str, rows: list[dict[str, Any]]) -> None:
+    problems, base = read(layout.problems / "train.jsonl"), fingerprint(layout.base)
+    method = load_method(study, name)
+    taken = {"budget": 20, "account": "train", "device": "CPU", "seconds": 1.5, "joules": None, "flops": 0}
+    write_json(
+        layout.run(name, 3),
+        {
+            "method": name, "title": method.title, "role": "method", "paper": "", "seed": 3, "plans": False,
+            "status": "ok" if rows else "failed", "reason": "" if rows else "it did", "mode": "",
+            "key": run_key(study, method, name, 3, problems, base), "base": base, "budgets": rows,
+            "visits": [], "machine": [taken],
+        },
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -455,7 +502,9 @@ def test_a_run_is_evaluated_on_every_benchmark(tmp_path: Path, model: Path, engi
     modes = ("sampled", "greedy")
     assert facts["tasks"] == {f"{b}_{mode}": 1.0 for b in ("gsm8k", "aime24") for mode in modes}
     # Prompts of 4 tokens, completions of 3.
-    assert facts["budgets"]["10"]["tokens"] == sum(n * (4 + k * 2 + 4 + 2) for n, k in ((5, 4), (2, 2)))
+    wanted = sum(n * (4 + k * 2 + 4 + 2) for n, k in ((5, 4), (2, 2)))
+    assert facts["budgets"]["10"]["tally"]["tokens"] == wanted
+    assert facts["budgets"]["10"]["device"] and facts["budgets"]["10"]["seconds"] >= 0
 
 
 def test_parts_that_are_there_are_not_done_again(tmp_path: Path, model: Path, engine: Scripted) -> None:
@@ -478,7 +527,7 @@ def test_parts_that_are_there_are_not_done_again(tmp_path: Path, model: Path, en
 def test_a_run_that_failed_has_no_samples(tmp_path: Path, model: Path, engine: Scripted) -> None:
     study = made_study()
     layout = made_run(tmp_path, study, model)
-    write_json(layout.run("star", 3), {"method": "star", "title": "STaR", "seed": 3, "budgets": []})
+    write_manifest(layout, study, "star", [])
     evaluate_run(study, "star", 3, layout)
     samples = pd.read_parquet(layout.samples("star", 3))
     assert samples.empty and list(samples.columns) == ["method", "seed", "budget", *COLUMNS]
@@ -487,15 +536,99 @@ def test_a_run_that_failed_has_no_samples(tmp_path: Path, model: Path, engine: S
 
 def collected(layout: Layout, study: Study, *methods: str) -> dict[str, Any]:
     """study.json of runs that were evaluated."""
-    write_json(layout.base_manifest, {"warm_start": None, "description": "made", "shape": {"parameters": 1}})
-    for method in methods:
-        manifest = read_json(layout.run(method, 3))
-        facts = dict.fromkeys(("spent", "papers_flops", "rounds", "steps"), 0) | {"accounts": {}}
-        budgets = [row | facts for row in manifest["budgets"]]
-        more = {"role": "method", "paper": "", "status": "ok", "reason": "", "mode": "", "visits": []}
-        write_json(layout.run(method, 3), manifest | more | {"method": method, "budgets": budgets})
     collect(study, list(methods), layout, Path("made.yaml"))
     return dict(read_json(layout.results / "records" / "study.json"))
+
+
+def zeroed(layout: Layout, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"0" * 100)
+
+
+def of_another_budget(layout: Layout, folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("step-000001"), folder)
+
+
+def gone(layout: Layout, folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("harm", [zeroed, of_another_budget, gone])
+def test_only_what_the_run_sealed_is_evaluated(
+    tmp_path: Path, model: Path, engine: Scripted, harm: Callable[[Layout, Path], None]
+) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    harm(layout, layout.runs / "star-3-key/models/000001/step-000002")
+    with pytest.raises(UserError, match=r"step-000002 is not what its run sealed there; .*star-3-key"):
+        evaluate_run(study, "star", 3, layout)
+    assert not layout.samples("star", 3).exists()
+
+
+def test_a_checkpoint_outside_of_work_is_refused(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    manifest = read_json(layout.run("star", 3))
+    outside = shutil.copytree(layout.work / manifest["budgets"][0]["checkpoint"], tmp_path / "outside")
+    for path in (str(outside), "../../outside", "."):
+        manifest["budgets"][0]["checkpoint"] = path
+        write_json(layout.run("star", 3), manifest)
+        with pytest.raises(UserError, match="lies outside"):
+            evaluate_run(study, "star", 3, layout)
+    assert not engine.calls
+
+
+def test_rows_that_do_not_belong_to_the_study_are_not_collected(
+    tmp_path: Path, model: Path, engine: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    collected(layout, study, "star")
+    path = layout.run("star", 3)
+    whole = read_json(path)
+    stale = r"star-3\.json is of another run than the study now describes .* delete it and run"
+
+    with monkeypatch.context() as patch:  # a library was installed anew
+        patch.setattr("repro.identity.libraries", lambda engine: {"torch": "3.0"})
+        with pytest.raises(UserError, match=stale):
+            collected(layout, study, "star")
+    tuned = study.model_copy(update={"hyperparameters": {"star": {"temperature": 0.5}}})
+    with pytest.raises(UserError, match=stale):
+        collected(layout, tuned, "star")
+    base = read_json(layout.base_manifest)
+    write_json(layout.base_manifest, {**base, "fingerprint": "another"})
+    with pytest.raises(UserError, match=stale):
+        collected(layout, study, "star")
+    write_json(layout.base_manifest, base)
+    with pytest.raises(UserError, match=r"has the budgets \[10, 20\], and the study \[10, 20, 30\]"):
+        collected(layout, study.model_copy(update={"budgets": [10, 20, 30]}), "star")
+
+    # The run was done again, and not yet evaluated again.
+    write_json(path, whole | {"budgets": [row | {"fingerprint": "new"} for row in whole["budgets"]]})
+    with pytest.raises(UserError, match=r"star-3\.json is of other checkpoints than the run's"):
+        collected(layout, study, "star")
+    write_json(path, whole)
+    samples = layout.samples("star", 3)
+    pd.read_parquet(samples).assign(correct=True).to_parquet(samples, index=False)
+    with pytest.raises(UserError, match=r"star-3\.parquet is not what .* was written with"):
+        collected(layout, study, "star")
+    for text in ("[]", "{}", "null", '{"method": "star"}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"star-3\.json"):
+            collected(layout, study, "star")
+
+
+def test_how_work_is_split_up_evaluates_nothing_again(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    done = len(engine.calls)
+    other = study.model_copy(
+        update={"sampling": study.sampling.model_copy(update={"batch_size": 3, "chunk": 5, "memory": 0.5})}
+    )
+    evaluate_run(other, "star", 3, layout)
+    assert len(engine.calls) == done
 
 
 def test_records_name_benchmarks_prompt_engine_and_tasks(
@@ -523,7 +656,6 @@ def test_rows_that_were_evaluated_differently_are_not_collected(
 ) -> None:
     study = made_study()
     layout = made_run(tmp_path, study, model)
-    shutil.copy(layout.run("star", 3), layout.run("rft", 3))
     evaluate_run(study, "star", 3, layout)
     write_json(layout.problems / "report.json", {"prompt": {"style": "boxed", "digest": "def"}})
     evaluate_run(study, "rft", 3, layout)

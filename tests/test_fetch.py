@@ -24,6 +24,10 @@ from repro.errors import UserError
 from repro.problems import sources
 
 NAME, REVISION = "some/model", "0123456789" * 4
+CONFIG = {
+    "model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 50,
+}  # fmt: skip
 TRAIN = [{"question": f"What is {i} and {i}?", "answer": f"#### {2 * i}"} for i in range(4)]
 TEST = [{"question": "How many?", "answer": "#### 7"}]
 
@@ -124,26 +128,90 @@ def test_a_failed_download_is_one_sentence(
     assert issubclass(GatedRepoError, OSError)  # and so are the hub's own refusals
 
 
-def test_models_are_fetched_at_their_revision_without_pickles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "content"), [("a.parquet", b"PAR1 torn"), ("a.jsonl", b"\xff{}")])
+def test_a_damaged_download_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
-    asked = []
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **kwargs: str(tmp_path / name))
+    with pytest.raises(UserError, match=rf"{name} is damaged \(.*\); delete it and fetch again"):
+        fetch.dataset_rows("some/data", REVISION, [name])
 
-    def download(name: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append((name, revision))
+
+class Snapshots:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.configs: dict[str, Any] = {}  # by model
+        self.asked: list[tuple[str, str]] = []
+        self.weights = [NAME]  # models that have them
+
+    def one(self, name: str, file: str, *, revision: str) -> str:
+        assert file == "config.json"
+        path = self.root / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.configs.get(name, CONFIG)))
+        return str(path)
+
+    def all(self, name: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        self.asked.append((name, revision))
         assert not [pattern for pattern in allow_patterns if "bin" in pattern or "pt" in pattern]
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
-        if name == NAME:
-            (folder / "model.safetensors").write_bytes(b"")
-        return str(folder)
+        if name in self.weights:
+            (self.root / name / "model.safetensors").write_bytes(b"")
+        return str(self.root / name)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    rewards = {"kind": "causal", "name": "some/prm", "revision": REVISION[::-1]}
+
+@pytest.fixture
+def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
+    """Plays the hub's models."""
+    snapshots = Snapshots(tmp_path / "snapshots")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", snapshots.one)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshots.all)
+    return snapshots
+
+
+PRM = {"name": "some/prm", "revision": REVISION[::-1]}
+
+
+def test_models_are_fetched_at_their_revision_without_pickles(tmp_path: Path, snapshots: Snapshots) -> None:
     with pytest.raises(UserError, match=r"the model some/prm at 9876\w+ has no safetensors weights"):
-        fetch.models(study(tmp_path, process_rewards=rewards))
-    assert asked == [(NAME, REVISION), ("some/prm", REVISION[::-1])]
+        fetch.models(study(tmp_path, process_rewards={"kind": "causal", **PRM}))
+    assert snapshots.asked == [(NAME, REVISION), ("some/prm", REVISION[::-1])]
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (
+            {**CONFIG, "model_type": "mamba"},
+            r"some/model at 0123\w+: config\.json: model_type 'mamba' is not su",
+        ),
+        ({**CONFIG, "hidden_size": None}, r"config\.json: 'hidden_size' is None"),
+        ({**CONFIG, "auto_map": {"AutoConfig": "a.B"}}, r"config\.json has `auto_map`: .* code of its own"),
+        ({}, r"config\.json lacks the key `model_type`"),
+        ([], r"config\.json holds no mapping"),
+    ],
+)
+def test_a_model_that_cannot_be_run_is_refused_before_its_weights_are_fetched(
+    tmp_path: Path, snapshots: Snapshots, config: Any, complaint: str
+) -> None:
+    snapshots.configs[NAME] = config
+    with pytest.raises(UserError, match=complaint):
+        fetch.models(study(tmp_path))
+    assert snapshots.asked == []
+
+
+@pytest.mark.parametrize("kind", ["causal", "pooling"])
+def test_only_an_engine_that_has_the_architecture_does_without_the_models_code(
+    tmp_path: Path, snapshots: Snapshots, kind: str
+) -> None:
+    snapshots.configs["some/prm"] = {**CONFIG, "auto_map": {"AutoModel": "modeling.Mine"}}
+    snapshots.weights.append("some/prm")
+    settings = study(tmp_path, process_rewards={"kind": kind, **PRM})
+    if kind == "pooling":
+        fetch.models(settings)
+    else:
+        with pytest.raises(UserError, match=r"some/prm/config\.json has `auto_map`"):
+            fetch.models(settings)
 
 
 def test_a_model_is_found_in_the_cache_only_as_a_whole(

@@ -31,7 +31,7 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, step, dies)
-            with pytest.raises(OSError, match="Input/output"):
+            with pytest.raises(UserError, match=r"a\.json was not written \(Input/output error\); check the"):
                 files.write_json(path, {"new": 2})
         assert files.read_json(path) == {"old": 1}
         assert list(path.parent.iterdir()) == [path]

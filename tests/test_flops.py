@@ -20,7 +20,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from repro.errors import UserError
 from repro.flops import (
-    DPO_PASSES,
     FORWARD_PASSES,
     TRAINING_PASSES,
     ModelShape,
@@ -139,6 +138,11 @@ def square_prefill(tally: Tally, prompt: int) -> Tally:
     return replace(tally, pairs=tally.pairs + prompt * (prompt - 1) // 2)
 
 
+def dpo(shape: ModelShape, tally: Tally) -> int:
+    """A first visit: training on both sides, and the reference's pass over them."""
+    return flops(shape, tally, TRAINING_PASSES) + flops(shape, tally, FORWARD_PASSES)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # The pocket model, by hand and by torch
 #
@@ -175,11 +179,11 @@ def test_pocket_dpo():
     #   body 2 * 753,664 * 12 = 18,087,936;  head 2 * 20,480 * 12 = 491,520;  attention 2,048 * 43 = 88,064
     #   forward 18,667,520;  policy 3x + reference 1x = 74,670,080
     shape, tally, model = ModelShape.from_config(POCKET), sequence_tally([(3, 2), (3, 4)]), build(POCKET)
-    assert flops(shape, tally, DPO_PASSES) == 74_670_080
+    assert dpo(shape, tally) == 74_670_080
     # Each side alone, since torch would count a batch's padding.
     policy = count_training(model, 1, 5)[1] + count_training(model, 1, 7)[1]
     reference = count_reference(model, 1, 5) + count_reference(model, 1, 7)
-    assert policy + reference == flops(shape, square(tally), DPO_PASSES)
+    assert policy + reference == dpo(shape, square(tally))
     assert reference == flops(shape, square(tally), FORWARD_PASSES)
 
 
@@ -193,6 +197,40 @@ def test_pocket_sampling(attention):
     assert flops(shape, tally, FORWARD_PASSES) == 15_345_664
     counted = count_sampling(build(POCKET, attention), 7, [3, 1, 2])
     assert counted == flops(shape, square_prefill(tally, 7), FORWARD_PASSES)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_pocket_shared_prefix(attention):
+    # Prompts of 4 shared tokens and 3 of their own; the second request reads its 3 behind a cache of 4:
+    #   first   7 + 2 = 9 tokens, 1 + 2 = 3 logits, 28 + (8 + 9) = 45 pairs
+    #   second  3 + 2 = 5 tokens, 3 logits, (5 + 6 + 7) + (8 + 9) = 35 pairs
+    shape = ModelShape.from_config(POCKET)
+    first, second = sample_tally(7, [3]), sample_tally(7, [3], shared=4)
+    assert (first.tokens, first.logits, first.pairs) == (9, 3, 45)
+    assert (second.tokens, second.logits, second.pairs) == (5, 3, 35)
+    assert second.prompt_tokens == first.prompt_tokens and second.padded == first.padded
+    model = build(POCKET, attention)
+    cache = DynamicCache(config=model.config)
+    with counting() as so_far, torch.no_grad():
+        forward(model, 1, 4, past_key_values=cache, logits_to_keep=1)  # the shared prefix, before
+        before = so_far()
+        forward(model, 1, 3, past_key_values=cache, logits_to_keep=1)
+        for _ in range(2):
+            forward(model, 1, 1, past_key_values=cache, logits_to_keep=1)
+        counted = so_far() - before
+    square = replace(second, pairs=3 * 7 + 8 + 9)  # torch: each of three queries against all seven keys
+    assert counted == flops(shape, square, FORWARD_PASSES)
+
+
+@given(st.integers(2, 200), st.lists(st.integers(1, 50), min_size=1, max_size=4), st.data())
+def test_what_is_shared_is_read_once(prompt, completions, data):
+    shared = data.draw(st.integers(0, prompt - 1))
+    alone, behind = sample_tally(prompt, completions), sample_tally(prompt, completions, shared=shared)
+    assert alone.tokens - behind.tokens == shared
+    assert alone.pairs - behind.pairs == shared * (shared + 1) // 2
+    assert replace(behind, tokens=alone.tokens, pairs=alone.pairs) == alone
+    with pytest.raises(ValueError, match="impossible lengths"):
+        sample_tally(prompt, completions, shared=prompt)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -236,7 +274,7 @@ def test_real_models(sizes, parameters):
     tally = square(sequence_tally([(4, 3), (5, 2)]))  # chosen and rejected of one length: no padding
     reference, policy = count_training(model, 2, 7)  # the reference repeats the policy's forward pass
     assert policy == flops(shape, tally, TRAINING_PASSES)
-    assert policy + reference == flops(shape, tally, DPO_PASSES)
+    assert policy + reference == dpo(shape, tally)
 
 
 @every_real_model
@@ -263,9 +301,9 @@ def test_pocket_lora():
     assert adapted.adapter == 75_776
     assert flops(adapted, tally, TRAINING_PASSES) == 17_848_320
     # DPO's reference reads merged weights: 17,848,320 + 7,772,160
-    assert flops(adapted, tally, DPO_PASSES) == 25_620_480
+    assert dpo(adapted, tally) == 25_620_480
     assert flops(adapted, tally, FORWARD_PASSES) == flops(shape, tally, FORWARD_PASSES)
-    for passes in (FORWARD_PASSES, TRAINING_PASSES, DPO_PASSES):
+    for passes in (FORWARD_PASSES, TRAINING_PASSES):
         assert papers_flops(adapted, tally, passes) == papers_flops(shape, tally, passes)
 
 
@@ -351,7 +389,7 @@ prompts = st.integers(1, 300)
 completion_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=6)
 batches = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), max_size=6)
 tallies = st.one_of(st.builds(sample_tally, prompts, completion_lengths), st.builds(sequence_tally, batches))
-passes = st.sampled_from([FORWARD_PASSES, TRAINING_PASSES, DPO_PASSES])
+passes = st.sampled_from([FORWARD_PASSES, TRAINING_PASSES])
 conventions = st.sampled_from([flops, papers_flops])
 
 

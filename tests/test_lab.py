@@ -1,69 +1,69 @@
 """The Lab's promises, kept before engines that live in memory.
 
-The weights of a fake model are a digest of all batches behind them, so that a checkpoint tells exactly which
-steps it has seen. The oracle of every budget is the same script played with a budget that cuts nothing.
+The oracle of every budget is the same script played with a budget that cuts nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from fake_engines import (
+    ADAM,
+    JUDGE,
+    PLENTY,
+    PROBLEM_SET,
+    PROBLEMS,
+    SHAPE,
+    SHARED,
+    Crash,
+    Judge,
+    World,
+    cost_of_scoring,
+    judged,
+    make,
+    make_base,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from repro import files
 from repro.errors import UserError
 from repro.flops import (
-    DPO_PASSES,
+    FORWARD_PASSES,
     TRAINING_PASSES,
-    ModelShape,
+    Tally,
     flops,
-    sample_tally,
     sequence_tally,
 )
-from repro.lab import Engines, Lab
-from repro.ledger import Entry, by_account
-from repro.method import DPO, BudgetSpent, Completion, Example, Optimizer, Pair, Problem, Unavailable
-from repro.problems import ProblemSet
-from repro.records import Gold, Verdict
-from repro.rewards import Scored
+from repro.lab import Lab
+from repro.ledger import Entry
+from repro.method import (
+    DPO,
+    SFT,
+    BudgetSpent,
+    Example,
+    Misuse,
+    Optimizer,
+    Pair,
+    Unavailable,
+)
 from repro.rewards.ladder import LadderScorer
-from repro.sampling import Request, Sample, Sampled, SamplingParams
-from repro.seeds import stream_seed
-from repro.training import PairRow, Row, newest_state
-
-CONFIG = {
-    "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1,
-    "num_key_value_heads": 1, "intermediate_size": 4, "vocab_size": 40,
-}  # fmt: skip
-SHAPE = ModelShape.from_config(CONFIG)
-JUDGE = ModelShape.from_config(CONFIG | {"num_hidden_layers": 2})
-PLENTY = 10**15
-ADAM = Optimizer(learning_rate=1e-3)
-WORDS = [f"w{i}" for i in range(32)]
+from repro.sampling import SamplingParams
+from repro.schema import INSIDE, Account
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "base"
-    folder.mkdir()
-    vocabulary = {word: i for i, word in enumerate(["<eos>", "<unk>", "(", ")", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "weights").write_text("base")
-    files.seal(folder)
+    make_base(folder)
     return folder
 
 
@@ -72,185 +72,6 @@ def no_fsync() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)  # nobody cuts the power here
         yield
-
-
-# --- the fake engines -------------------------------------------------------------------------------
-
-
-class Crash(BaseException):
-    """As a kill: no handler of the suite takes it for its own."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a budget may cut before: one request, or one optimizer step."""
-
-    cost: int
-    weights: str  # after it
-    step: bool
-
-
-@dataclass
-class World:
-    """The engines. ``crash`` numbers the entry (sampler, verifier, scorer, each training step) that dies."""
-
-    crash: int = 0
-    save_every: int = 0  # steps of a training after which it saves its state
-    entries: int = 0
-    finished: int = 0  # calls of the sampler with its verifier, of the scorer, and of the trainer
-    requests: list[Request] = field(default_factory=list)
-    rows: list[Row | PairRow] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    starts: list[tuple[str, str]] = field(default_factory=list)  # of trainings: weights, inherited folder
-    weights: str = ""
-
-    def enter(self) -> None:
-        self.entries += 1
-        if self.entries == self.crash:
-            raise Crash
-
-    def load(self, model_dir: Path) -> None:
-        self.weights = (model_dir / "weights").read_text()
-
-    def close(self) -> None:
-        self.weights = ""
-
-    def sample(
-        self, requests: Sequence[Request], params: SamplingParams, progress: Any = None
-    ) -> list[Sampled]:
-        assert self.weights, "the Lab knows that it closed the sampler"
-        self.enter()
-        drawn = []
-        for request in requests:
-            prompt = len(request.prompt.split())
-            samples = tuple(self.complete(request.prompt, seed) for seed in request.seeds)
-            cost = flops(SHAPE, sample_tally(prompt, [sample.tokens for sample in samples]), 1)
-            self.parts.append(Part(cost, self.weights, step=False))
-            drawn.append(Sampled(prompt, samples))
-        self.requests += requests
-        return drawn
-
-    def complete(self, prompt: str, seed: int) -> Sample:
-        number = stream_seed(self.weights, prompt, seed)
-        words = [WORDS[number >> 5 * i & 31] for i in range(number % 7 + 1)]
-        return Sample(" ".join(words), len(words) + 1, "stop")
-
-    def verify(self, texts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
-        self.enter()
-        self.finished += 1
-        right = [stream_seed(text, answer) % 2 for text, answer in zip(texts, answers, strict=True)]
-        return [Verdict.CORRECT if each else Verdict.WRONG for each in right]
-
-    def train(
-        self,
-        model_dir: Path,
-        batches: Sequence[Sequence[Row | PairRow]],
-        objective: Any,
-        optimizer: Optimizer,
-        out_dir: Path,
-        *,
-        snapshots: Mapping[int, Path] | None = None,
-        inherit: Path | None = None,
-        horizon: int | None = None,
-        seed: int = 0,
-        on_step: Callable[[int, float], None] | None = None,
-        states: Path | None = None,
-    ) -> float:
-        assert not self.weights, "the sampler still holds its memory"
-        weights = (model_dir / "weights").read_text()
-        self.starts.append((weights, inherit.name if inherit else ""))
-        if inherit:
-            weights = files.digest(weights, (inherit / "weights").read_text())
-        state = newest_state(states) if states else None
-        done = int(state.name) if state else 0
-        weights = (state / "weights").read_text() if state else weights
-        for step, batch in enumerate(batches[done:], done + 1):
-            self.enter()
-            weights = files.digest(weights, [repr(row) for row in batch])
-            self.parts.append(Part(sum(map(cost_of, batch)), weights, step=True))
-            self.rows += batch
-            if snapshots and step in snapshots:
-                write_weights(snapshots[step], weights)
-            if states and self.save_every and step % self.save_every == 0:
-                with files.building(states / f"{step:06d}") as saved:
-                    write_weights(saved, weights)
-            if on_step:
-                on_step(step, 1.0)
-        write_weights(out_dir, weights)
-        self.finished += 1
-        return len(batches) / 7
-
-
-@dataclass
-class Judge:
-    """A reward model. It has no room for the longest completions, of which it sees nothing."""
-
-    world: World
-    name: str = "judge-7b"
-    shape: ModelShape = JUDGE
-    scored: list[str] = field(default_factory=list)
-    closed: int = 0
-
-    def score(self, completions: Sequence[Completion]) -> list[Scored]:
-        self.world.enter()
-        for completion in completions:
-            weights = self.world.parts[-1].weights if self.world.parts else "base"
-            scored = judged(completion)
-            self.world.parts.append(Part(cost_of_scoring(scored), weights, step=False))
-        self.scored += [completion.text for completion in completions]
-        self.world.finished += 1
-        return [judged(completion) for completion in completions]
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def judged(completion: Completion) -> Scored:
-    words = completion.text.split()
-    if len(words) == 7:
-        return Scored((0.0,) * 3)
-    rewards = tuple(stream_seed(word) / 2**64 for word in words)
-    return Scored(rewards, len(completion.problem.question.split()), len(words) + 1, len(words))
-
-
-def cost_of_scoring(scored: Scored) -> int:
-    if not scored.logits:
-        return 0
-    return flops(JUDGE, sequence_tally([(scored.prompt_tokens, scored.tokens)], scored.logits), 1)
-
-
-def write_weights(folder: Path, weights: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "weights").write_text(weights)
-
-
-def cost_of(row: Row | PairRow) -> int:
-    if isinstance(row, Row):
-        return flops(SHAPE, sequence_tally([(len(row.prompt), len(row.response))]), TRAINING_PASSES)
-    sides = [(len(row.prompt), len(side)) for side in (row.chosen, row.rejected)]
-    return flops(SHAPE, sequence_tally(sides), DPO_PASSES)
-
-
-PROBLEMS = [Problem(f"p{i}", " ".join(WORDS[: i + 2]), "1") for i in range(6)]
-PROBLEM_SET = ProblemSet(
-    PROBLEMS,
-    {p.id: Gold(str(i), f"w{i}") for i, p in enumerate(PROBLEMS)},
-    {p.id: p.question for p in PROBLEMS},
-    {p.id: f"w31 {p.question}" for p in PROBLEMS},
-    {p.id: f"w31 {p.question} ( w{i} )" for i, p in enumerate(PROBLEMS)},
-)
-
-
-def make(
-    base: Path, folder: Path, world: World, *budgets: int, chunk: int = 4, name: str = "run/0", **how: Any
-) -> Lab:
-    """A Lab in ``folder``; ``how``: scorer, corpus, lora_rank, uses_gold, uses_corpus."""
-    scorer, corpus = how.pop("scorer", Judge(world)), how.pop("corpus", None)
-    engines = Engines(
-        world, world, world, scorer, corpus, max_tokens=8, chunk=chunk, max_length=64,
-        lora_rank=how.pop("lora_rank", 0),
-    )  # type: ignore[arg-type]  # fmt: skip
-    return Lab(name, folder, base, PROBLEM_SET, budgets or [PLENTY], engines, **how)
 
 
 # --- scripts: methods that do not look at their budget ----------------------------------------------
@@ -285,6 +106,7 @@ def play(lab: Lab, script: Sequence[Call]) -> list[Any]:
             lab.round += 1
             if kind == "sample":
                 asked, hint, search = call
+                lab._engines.sampler.fresh = True  # type: ignore[attr-defined]
                 problems = [PROBLEMS[i] for i, _ in asked]
                 seen.append(lab.sample(problems, [n for _, n in asked], hint=hint, search=search))
                 pool += [completion for drawn in seen[-1] for completion in drawn]
@@ -342,8 +164,8 @@ def test_every_budget_is_cut_at_the_last_part_that_it_holds(
             assert (cut.model / "weights").read_text() == (weights[-1] if weights else "base")
             entries = lab.ledger[: cut.entries]
             assert sum(entry.flops for entry in entries) == cut.spent
-            assert sum(total["flops"] for total in by_account(entries).values()) == cut.spent
-        assert lab.spent == sum(entry.flops for entry in lab.ledger) <= lab.budget
+            assert {entry.account for entry in entries} <= set(INSIDE)
+        assert lab.spent == sum(entry.flops for entry in lab.ledger) <= budgets[-1]
         assert [
             Entry.from_json(json.loads(json.dumps(entry.to_json()))) for entry in lab.ledger
         ] == lab.ledger
@@ -422,7 +244,8 @@ def test_a_snapshot_is_the_checkpoint_of_a_budget_that_ends_within_a_call(base: 
     lab = trained(base, tmp_path, 40_000, 90_000)
     first, second = lab.cuts
     assert 0 < first.steps < second.steps
-    assert first.model.name == f"step-{first.steps:06d}" and first.model.parent == second.model
+    assert first.model.name == f"step-{first.steps:06d}" and first.model.parent == second.model.parent
+    assert files.sealed(first.model) and files.sealed(second.model)
 
 
 # --- what is sampled --------------------------------------------------------------------------------
@@ -479,9 +302,11 @@ def test_search_has_an_account_of_its_own(base: Path, tmp_path: Path) -> None:
     lab.sample(PROBLEMS, search=True)
     probed = lab.spent
     lab.sample(PROBLEMS)
-    accounts = by_account(lab.ledger)
-    assert accounts["search"]["flops"] == probed and accounts["sample"]["flops"] == lab.spent - probed
-    assert lab.remaining == PLENTY - lab.spent
+    assert spent_on(lab, Account.SEARCH) == probed and spent_on(lab, Account.SAMPLE) == lab.spent - probed
+
+
+def spent_on(lab: Lab, account: Account) -> int:
+    return sum(entry.flops for entry in lab.ledger if entry.account is account)
 
 
 # --- what a method may not see, and what it may ------------------------------------------------------
@@ -515,6 +340,10 @@ def test_process_rewards_are_there_or_refused(base: Path, tmp_path: Path) -> Non
     assert lab.has_process_rewards and lab.mode == "process rewards: ladder rules"
     spent = lab.spent
     assert len(lab.score(drawn)) == 3 and lab.spent == spent  # rules cost nothing
+    # A model of the policy's size would read question and completion; and no LM head.
+    read = sequence_tally([(2, completion.tokens) for completion in drawn], logits=0)
+    noted = lab.ledger[-1]
+    assert (noted.account, noted.shape, noted.tally, noted.passes) == (Account.RULES, SHAPE, read, 1)
 
 
 def test_scoring_is_charged_with_the_reward_models_shape(base: Path, tmp_path: Path) -> None:
@@ -528,7 +357,7 @@ def test_scoring_is_charged_with_the_reward_models_shape(base: Path, tmp_path: P
     assert lab.spent - spent == sum(cost_of_scoring(judged(completion)) for completion in drawn) > 0
     entries = [entry for entry in lab.ledger if entry.account == "reward"]
     assert len(entries) == 2 and {(entry.shape, entry.passes) for entry in entries} == {(JUDGE, 1)}  # chunks
-    assert by_account(lab.ledger)["reward"]["flops"] == lab.spent - spent
+    assert spent_on(lab, Account.REWARD) == lab.spent - spent
 
 
 def test_a_second_lab_has_the_rewards_from_the_journal(base: Path, tmp_path: Path) -> None:
@@ -632,10 +461,11 @@ def test_what_a_killed_training_had_done_is_noted_beside_the_ledger(base: Path, 
     world = World()
     lab = make(base, tmp_path, world)
     lab.train(data, optimizer=ADAM, batch_size=1, steps=4)
-    (line,) = (tmp_path / "wasted.jsonl").read_text().splitlines()
-    lost = sum(part.cost for part in world.parts[:2])
-    assert json.loads(line) == {"call": 1, "steps": 2, "flops": lost}
+    assert lab.machine[0]["wasted"] == sum(part.cost for part in world.parts[:2])
     assert lab.spent == sum(part.cost for part in world.parts)
+    again = make(base, tmp_path, World())
+    again.train(data, optimizer=ADAM, batch_size=1, steps=4)
+    assert again.machine == lab.machine  # what the machine took outlives the process
 
 
 def test_only_what_a_killed_training_had_not_saved_is_lost(base: Path, tmp_path: Path) -> None:
@@ -653,19 +483,176 @@ def test_only_what_a_killed_training_had_not_saved_is_lost(base: Path, tmp_path:
     world = World(save_every=4)
     lab = make(base, tmp_path / "killed", world, *budgets)
     lab.train(data, optimizer=ADAM, batch_size=1, steps=9)
-    lines = [json.loads(line) for line in (tmp_path / "killed" / "wasted.jsonl").read_text().splitlines()]
-    fifth = steps.parts[4].cost
-    assert lines == [{"call": 1, "steps": 1, "flops": fifth}] * 2
+    assert lab.machine[0]["wasted"] == 2 * steps.parts[4].cost  # the fifth step, twice
     assert [part.weights for part in world.parts] == [part.weights for part in steps.parts[4:]]
     assert [(cut.model / "weights").read_text() for cut in lab.cuts] == [steps.parts[2].weights]
     assert lab.ledger[-1].tally + lab.ledger[0].tally == uncut.ledger[0].tally
     assert not list((tmp_path / "killed" / "unfinished").iterdir())
 
 
+@pytest.mark.parametrize("crash", [1, 2, 3, 4, 5])  # sampler, verifier, sampler, verifier, scorer
+def test_every_lost_chunk_is_noted_once(base: Path, tmp_path: Path, crash: int) -> None:
+    def work(lab: Lab) -> None:
+        lab.score(lab.sample(PROBLEMS[:2], 4)[0])
+
+    clean = World()
+    work(make(base, tmp_path / "clean", clean))
+    costs = [clean.parts[0].cost, clean.parts[1].cost, sum(part.cost for part in clean.parts[2:])]
+    for _ in range(2):  # two processes die at the same place, and one before it has begun
+        with pytest.raises(Crash):
+            work(make(base, tmp_path / "killed", World(crash=crash)))
+        crash = 1 if crash % 2 else 2  # of what is then left
+    with pytest.raises(BudgetSpent):
+        make(base, tmp_path / "killed", World(), 1).train(
+            [Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1
+        )
+    lab = make(base, tmp_path / "killed", World())
+    work(lab)
+    lost = [call["wasted"] for call in lab.machine]
+    assert sorted(lost)[:2] == [0, 0] and sum(lost) in [2 * cost for cost in costs]
+
+
+# --- runs that grow -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCRIPTS, st.booleans(), st.booleans(), st.data())
+def test_a_finished_run_goes_on_when_budgets_change(
+    base: Path, script: list[Call], keep_moments: bool, schedule: bool, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as tmp:
+        total = make(base, Path(tmp) / "uncut", World())
+        play(total, script)
+        some = st.sets(st.integers(1, total.spent + 1), min_size=1, max_size=3).map(sorted)
+        before, after = data.draw(some), data.draw(some)
+
+        clean = World()
+        direct = make(base, Path(tmp) / "direct", clean, *after)
+        seen, cuts, visits = play(direct, script), cut_facts(direct), dict(direct.visits)
+
+        first, then = World(), World()
+        play(make(base, Path(tmp) / "grown", first, *before, keep_moments=keep_moments), script)
+        grown = make(base, Path(tmp) / "grown", then, *after, keep_moments=keep_moments)
+        assert play(grown, script) == seen and cut_facts(grown) == cuts
+        assert grown.ledger == direct.ledger and dict(grown.visits) == visits
+        # Nothing is sampled twice, and what the first budgets paid for is not sampled for the second ones.
+        assert sorted(map(repr, [*first.requests, *then.requests])) == sorted(
+            map(repr, max(first.requests, clean.requests, key=len))
+        )
+        if keep_moments and before[-1] <= after[-1] and set(before) >= set(after[:-1]):
+            # Only the top has risen: what was trained is not trained again.
+            trained = sum(part.step for part in (*first.parts, *then.parts))
+            assert trained == sum(part.step for part in clean.parts)
+        third = World()
+        play(make(base, Path(tmp) / "grown", third, *after, keep_moments=keep_moments), script)
+        assert not third.requests and not third.rows  # and the same again does nothing
+
+
+def test_a_run_cut_in_training_keeps_the_schedule_of_the_whole_call(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world, 50_000)
+    data = [Example(problem, "w1 w2") for problem in PROBLEMS]
+    cosine = Optimizer(learning_rate=1e-3, schedule="cosine")
+    with pytest.raises(BudgetSpent):
+        lab.train(data, optimizer=cosine, batch_size=2, steps=1_000)
+    ((objective, optimizer, horizon, _),) = world.trainings
+    assert (objective, optimizer, horizon) == (SFT(), cosine, 1_000)
+    assert 0 < lab.steps < 1_000
+
+
+def test_only_a_method_that_plans_sees_its_budget(base: Path, tmp_path: Path) -> None:
+    data = [Example(problem, "w1 w2") for problem in PROBLEMS]
+    cosine = Optimizer(learning_rate=1e-3, schedule="cosine")
+    lab = make(base, tmp_path / "a", World(), 50_000)
+    for look in (lambda: lab.budget, lambda: lab.remaining):
+        with pytest.raises(Misuse, match="plans"):
+            look()
+    assert lab.affords(10**18)  # its run has no last round
+    with pytest.raises(Misuse, match="schedule that ends there"):
+        lab.train(data, optimizer=cosine, batch_size=2)
+    planner = make(base, tmp_path / "b", World(), 50_000, plans=True)
+    planner.sample(PROBLEMS)
+    left = 50_000 - planner.spent
+    assert planner.budget == 50_000 and planner.remaining == left
+    assert planner.affords(left) and not planner.affords(left + 1)
+    with pytest.raises(BudgetSpent):
+        planner.train(data, optimizer=cosine, batch_size=2)
+
+
+def test_an_objective_trains_on_its_own_data(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    pairs = [Pair(PROBLEMS[0], "w1", "w2")]
+    with pytest.raises(Misuse, match="SFT trains on Examples, and these are Pairs"):
+        lab.train(pairs, optimizer=ADAM, batch_size=1, steps=1, objective=SFT())
+    with pytest.raises(Misuse, match="DPO trains on Pairs, and these are Examples"):
+        lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1, objective=DPO())
+    chosen = DPO(beta=0.3, nll_weight=2.0)
+    slow = Optimizer(learning_rate=1e-6, warmup_steps=3)
+    lab.train(pairs, optimizer=slow, batch_size=1, steps=2, objective=chosen, horizon=9)
+    lab.train(pairs, optimizer=ADAM, batch_size=1, steps=2)
+    (first, second) = world.trainings
+    assert first[:3] == (chosen, slow, 9) and second[:3] == (DPO(), ADAM, 2)
+    assert first[3] != second[3]  # dropout's seed
+
+
+def test_a_pairs_reference_is_charged_once_however_often_it_is_visited(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path, World())
+    pairs = [Pair(problem, "w1 w2", "w3") for problem in PROBLEMS[:2]]
+    lab.train(pairs, optimizer=ADAM, batch_size=2, steps=5)
+    both = sequence_tally([(2, 3), (2, 2), (3, 3), (3, 2)])
+    training, reference = lab.ledger
+    assert training.passes == 3 and training.flops == 5 * flops(SHAPE, both, TRAINING_PASSES)
+    assert reference.passes == 1 and reference.flops == flops(SHAPE, both, FORWARD_PASSES)
+    assert reference.tally.sequences == 4 and training.tally.sequences == 20
+    assert lab.spent == training.flops + reference.flops
+    assert dict(lab.visits) == {"p0": 5, "p1": 5}
+
+
+def test_prompts_of_a_call_share_what_all_prompts_begin_with(base: Path, tmp_path: Path) -> None:
+    chunked, whole = (make(base, tmp_path / str(n), World(), chunk=n) for n in (1, 100))
+    for lab in (chunked, whole):
+        lab.sample(PROBLEMS[2:4], 2)
+        lab.sample(PROBLEMS[2:3], 1, hint=True, temperature=0.5, top_p=0.9, top_k=7)
+    counts = [sum((entry.tally for entry in lab.ledger), Tally.zero()) for lab in (chunked, whole)]
+    assert counts[0] == counts[1]  # how a call is split up changes none
+    first, hinted = whole.ledger
+    assert first.tally.prompt_tokens == 2 * 5 + 2 * 6
+    decoded = first.tally.completion_tokens - 4
+    assert first.tally.tokens == 5 + (6 - SHARED[False]) + decoded
+    assert first.tally.padded == 4 * 6 + first.tally.completion_tokens  # the papers pad to the call's longest
+    assert hinted.tally.tokens == 8 + hinted.tally.completion_tokens - 1  # the first of its call pays for all
+    params = whole._engines.sampler.params  # type: ignore[attr-defined]
+    assert params == [SamplingParams(max_tokens=8), SamplingParams(0.5, 0.9, 7, 8)]
+
+
+# --- faults of the machine ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["sample", "verify", "score", "train"])
+def test_a_fault_of_an_engine_is_no_result(base: Path, tmp_path: Path, engine: str) -> None:
+    def breaks(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal\nmemory access")
+
+    world = World()
+    lab = make(base, tmp_path, world)
+    (drawn,) = lab.sample(PROBLEMS[:1], 2)
+    setattr(lab._engines.scorer if engine == "score" else world, engine, breaks)
+    with pytest.raises(
+        UserError, match=r"broke down \(RuntimeError: CUDA error: an illegal memory access; .*fault"
+    ):
+        lab.score(drawn)
+        lab.sample(PROBLEMS[:1])
+        lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1)
+    assert "illegal" in (tmp_path / "fault.txt").read_text()
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
 def test_lora_is_charged_in_training_and_nowhere_else(base: Path, tmp_path: Path) -> None:
     full, adapted = make(base, tmp_path / "a", World()), make(base, tmp_path / "b", World(), lora_rank=2)
     data = [Example(problem, "w1") for problem in PROBLEMS]
     for lab in (full, adapted):
+        lab.round = 1
         lab.sample(PROBLEMS)
         lab.train(data, optimizer=ADAM, batch_size=2, steps=3)
     assert full.ledger[:-1] == adapted.ledger[:-1]
@@ -679,18 +666,27 @@ def test_lora_is_charged_in_training_and_nowhere_else(base: Path, tmp_path: Path
 def test_a_damaged_checkpoint_is_named_and_not_used(base: Path, tmp_path: Path) -> None:
     lab = make(base, tmp_path, World())
     lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=1, steps=1)
-    (tmp_path / "models" / "000001" / "weights").write_text("others")
-    with pytest.raises(UserError, match=r"models/000001 is damaged; delete"):
+    (tmp_path / "models" / "000001" / "step-000001" / "weights").write_text("others")
+    with pytest.raises(UserError, match=r"models/000001/step-000001 is damaged; delete"):
         lab.sample(PROBLEMS)
 
 
-def test_only_checkpoints_that_are_needed_stay_on_disk(base: Path, tmp_path: Path) -> None:
-    lab = make(base, tmp_path, World(), 60_000, PLENTY)
-    for _ in range(9):
-        lab.train([Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=2, steps=3)
-    cuts = lab.finish()
-    kept = {folder.name for folder in (tmp_path / "models").iterdir()}
-    assert len(kept) == 2 and all(cut.model.is_dir() for cut in cuts)
-    (snapshot,) = (cut.model for cut in cuts if cut.model.name.startswith("step-"))
-    assert {path.name for path in snapshot.parent.iterdir()} == {snapshot.name, files.COMPLETE}
-    assert all(files.sealed(tmp_path / "models" / name) for name in kept)
+@pytest.mark.parametrize("keep", [True, False])
+def test_only_checkpoints_that_are_needed_stay_on_disk(base: Path, tmp_path: Path, keep: bool) -> None:
+    lab = make(base, tmp_path, World(), 60_000, 150_000, keep_moments=keep)
+    with suppress(BudgetSpent):
+        for _ in range(20):
+            lab.train(
+                [Example(PROBLEMS[0], "w1")], optimizer=ADAM, batch_size=2, steps=3, inherit_optimizer=True
+            )
+    first, second = lab.finish()
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("models/*/*")}
+    source = (
+        {f"models/{int(second.model.parent.name) - 1:06d}/step-000003"} if keep else set()
+    )  # of the last call
+    assert kept == {str(cut.model.relative_to(tmp_path)) for cut in (first, second)} | source
+    assert all(files.sealed(cut.model) for cut in (first, second))
+    assert not (first.model / "optimizer").exists() and not (second.model / "optimizer").exists()
+    moments = [path.parent.name for path in tmp_path.glob("models/*/step-000003/optimizer")]
+    assert len(moments) == keep  # which the last call inherited
+    assert bool(list((tmp_path / "unfinished").glob("*/*"))) is keep  # the last call was cut

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from repro.config import LoRA, Training
 from repro.errors import RunFailed, UserError
 from repro.objectives import DPO, SFT, Optimizer
-from repro.training import PairRow, Row, newest_state, trainer_for
+from repro.training import Row, newest_state, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
 from repro.training.launch import LaunchedTrainer
 
@@ -46,14 +46,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(count: int, kind: type) -> list[Any]:
+def rows(count: int, responses: int) -> list[Row]:
     g = torch.Generator().manual_seed(count)
 
     def tokens() -> tuple[int, ...]:
         length = int(torch.randint(1, 9, (), generator=g))
         return tuple(torch.randint(2, 24, (length,), generator=g).tolist())
 
-    return [kind(*(tokens() for _ in range(3 if kind is PairRow else 2))) for _ in range(count)]
+    return [Row(tokens(), tuple(tokens() for _ in range(responses))) for _ in range(count)]
 
 
 def distances(a: Path, b: Path) -> tuple[float, float]:
@@ -74,8 +74,8 @@ def distances(a: Path, b: Path) -> tuple[float, float]:
     ids=["sft", "dpo"],
 )
 def test_two_processes_do_what_one_does(base: Path, tmp_path: Path, objective: Any, settings: Any) -> None:
-    kind = Row if isinstance(objective, SFT) else PairRow
-    batches = [rows(size, kind) for size in (7, 5, 7, 1)]
+    responses = 1 if isinstance(objective, SFT) else 2
+    batches = [rows(size, responses) for size in (7, 5, 7, 1)]
     found: dict[str, list[tuple[int, float]]] = {}
     means = []
     for name, accelerate in (("one", None), ("two", TWO)):
@@ -116,8 +116,8 @@ def test_what_goes_wrong_in_the_processes_is_one_sentence(base: Path, tmp_path: 
     config.write_text("distributed_type: 'NO'\nnum_processes: 1\n")  # the quickest to start
     trainer = trainer_for(Training(accelerate=config))
     with pytest.raises(RunFailed, match=r"^The (loss|gradient norm) is .* at step 2 of this training call"):
-        trainer.train(base, [rows(3, Row)] * 3, SFT(), Optimizer(learning_rate=1e30), tmp_path / "out")
-    unknown = [[Row((999,), (1,))]]
+        trainer.train(base, [rows(3, 1)] * 3, SFT(), Optimizer(learning_rate=1e30), tmp_path / "out")
+    unknown = [[Row((999,), ((1,),))]]
     with pytest.raises(UserError, match=r"processes of .*one\.yaml ended .* output is in .*\.log,") as caught:
         trainer.train(base, unknown, SFT(), ADAM, tmp_path / "out")
     assert "\n" not in str(caught.value) and not isinstance(caught.value, RunFailed)
@@ -131,7 +131,7 @@ from repro.config import Training
 from repro.objectives import SFT, Optimizer
 from repro.training import Row, trainer_for
 base, out, config = map(Path, sys.argv[1:])
-batches = [[Row((3, 4), (5, 6, 1))] * 2] * 100_000
+batches = [[Row((3, 4), ((5, 6, 1),))] * 2] * 100_000
 trainer_for(Training(accelerate=config)).train(
     base, batches, SFT(), Optimizer(learning_rate=1e-9), out, on_step=lambda *step: print(*step, flush=True)
 )

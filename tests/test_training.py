@@ -25,7 +25,7 @@ from repro.config import LoRA, Training
 from repro.errors import RunFailed, UserError
 from repro.files import building
 from repro.objectives import DPO, SFT, Optimizer
-from repro.training import PairRow, Row, encode, learning_rate_factor, trainer_for
+from repro.training import Row, encode, learning_rate_factor, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
 from repro.training.plan import Plan, columns
 from repro.training.trl import TRLTrainer
@@ -71,13 +71,13 @@ def tokens(generator: torch.Generator, low: int, high: int) -> tuple[int, ...]:
 
 def sft_batches(steps: int = 10, size: int = 6) -> list[list[Row]]:
     g = torch.Generator().manual_seed(1)
-    return [[Row(tokens(g, 2, 8), (*tokens(g, 1, 9), END)) for _ in range(size)] for _ in range(steps)]
+    return [[Row(tokens(g, 2, 8), ((*tokens(g, 1, 9), END),)) for _ in range(size)] for _ in range(steps)]
 
 
-def dpo_batches(steps: int = 4, size: int = 6) -> list[list[PairRow]]:
+def dpo_batches(steps: int = 4, size: int = 6) -> list[list[Row]]:
     g = torch.Generator().manual_seed(2)
     return [
-        [PairRow(tokens(g, 2, 8), (*tokens(g, 1, 9), END), (*tokens(g, 1, 9), END)) for _ in range(size)]
+        [Row(tokens(g, 2, 8), ((*tokens(g, 1, 9), END), (*tokens(g, 1, 9), END))) for _ in range(size)]
         for _ in range(steps)
     ]
 
@@ -149,7 +149,7 @@ def test_sft_equals_a_bare_loop(base: Path, tmp_path: Path) -> None:
     )
 
     def loss_of(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
-        return -torch.cat([log_probability(model, row.prompt, row.response) for row in batch]).mean()
+        return -torch.cat([log_probability(model, row.prompt, *row.responses) for row in batch]).mean()
 
     losses, model = bare_loop(base, batches, loss_of, COSINE)
     assert difference(tmp_path, model) < 1e-5
@@ -165,10 +165,10 @@ def test_dpo_equals_a_bare_loop(base: Path, tmp_path: Path, smoothing: float, nl
     objective = DPO(beta=0.3, label_smoothing=smoothing, nll_weight=nll)
     mean = TRLTrainer().train(base, batches, objective, COSINE, tmp_path)
 
-    def loss_of(model: Any, reference: Any, batch: list[PairRow]) -> torch.Tensor:
+    def loss_of(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
         margins, chosen = [], []
         for row in batch:
-            sides = row.chosen, row.rejected
+            sides = row.responses
             good, bad = (log_probability(model, row.prompt, side) for side in sides)
             good0, bad0 = (log_probability(reference, row.prompt, side) for side in sides)
             margins.append(0.3 * (good.sum() - good0.sum() - bad.sum() + bad0.sum()))
@@ -200,8 +200,8 @@ def test_dpo_starts_at_ln_2_and_widens_the_margin(base: Path, tmp_path: Path) ->
         model = AutoModelForCausalLM.from_pretrained(folder)
         with torch.no_grad():
             return sum(
-                float(log_probability(model, row.prompt, row.chosen).sum())
-                - float(log_probability(model, row.prompt, row.rejected).sum())
+                float(log_probability(model, row.prompt, row.responses[0]).sum())
+                - float(log_probability(model, row.prompt, row.responses[1]).sum())
                 for row in batch
             )
 
@@ -305,13 +305,13 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
 
     def of_the_first(*rows: Row) -> tuple[torch.Tensor, torch.Tensor]:
         batch = collate([columns(row) for row in rows])
-        ids, length = batch["input_ids"], len(first.prompt) + len(first.response)
+        ids, length = batch["input_ids"], first.tally.tokens
         logits = model(ids, position_ids=batch["position_ids"], use_cache=False).logits
         found = logits[0, : length - 1].log_softmax(-1).gather(1, ids[0, 1:length, None])[:, 0]
         (gradient,) = torch.autograd.grad(found.sum(), model.model.embed_tokens.weight)
         return found, gradient
 
-    alone = log_probability(model, first.prompt[:1], (*first.prompt[1:], *first.response))
+    alone = log_probability(model, first.prompt[:1], (*first.prompt[1:], *first.responses[0]))
     for others in ([second], [third], [second, third]):
         found, gradient = of_the_first(first, *others)
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
@@ -319,7 +319,7 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
     # And those in front of it are not seen either.
     batch = collate([columns(row) for row in (second, first)])
     logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-    start = len(second.prompt) + len(second.response)
+    start = second.tally.tokens
     behind = logits[0, start:-1].log_softmax(-1).gather(1, batch["input_ids"][0, start + 1 :, None])[:, 0]
     torch.testing.assert_close(behind, alone, atol=1e-5, rtol=0)
 
@@ -334,7 +334,7 @@ def test_a_step_is_dealt_out_whole_whatever_the_processes(
     sizes: list[int], micro_batch: int | None, processes: int, resumed: int
 ) -> None:
     numbers = iter(range(99))
-    batches = [[PairRow((1,), (2,) * (i % 3 + 1), (i,)) for i in islice(numbers, size)] for size in sizes]
+    batches = [[Row((1,), ((2,) * (i % 3 + 1), (i,))) for i in islice(numbers, size)] for size in sizes]
     plan = Plan.of(batches, micro_batch, processes, 0, COSINE, 0, 0, 9)
     plan.resumed = min(resumed, len(batches) - 1)
     chunks = [plan.chunks(process) for process in range(processes)]
@@ -349,7 +349,9 @@ def test_a_step_is_dealt_out_whole_whatever_the_processes(
     for k, batch in enumerate(batches[plan.resumed :]):
         part = slice(k * plan.accumulation, (k + 1) * plan.accumulation)
         dealt = [i for own in chunks for chunk in own[part] for i in chunk if i < len(plan.rows)]
-        assert sorted(plan.rows[i]["rejected_ids"] for i in dealt) == [list(row.rejected) for row in batch]
+        assert sorted(plan.rows[i]["rejected_ids"] for i in dealt) == [
+            list(row.responses[1]) for row in batch
+        ]
         rows, filler, tokens = zip(*(share for own in shares for share in own[part]), strict=True)
         scale = plan.accumulation * processes
         assert sum(rows) - sum(filler) == pytest.approx(scale) == pytest.approx(sum(tokens))
@@ -501,6 +503,26 @@ def test_a_killed_call_goes_on_from_its_last_state(
     assert (tmp_path / "snapshots" / "2" / "model.safetensors").read_bytes() == snapshot
 
 
+@pytest.mark.parametrize("objective", [SFT(), DPO(nll_weight=1.0)], ids=["sft", "dpo"])
+def test_a_call_that_a_budget_cut_goes_on_where_it_ended(base: Path, tmp_path: Path, objective: Any) -> None:
+    batches: Any = sft_batches(8, 4) if isinstance(objective, SFT) else dpo_batches(8, 4)
+
+    def train(name: str, steps: int, states: Path | None, seen: list[int]) -> float:
+        return TRLTrainer().train(
+            base, batches[:steps], objective, COSINE, tmp_path / name, horizon=8, states=states,
+            keep_state=steps < 8, on_step=lambda step, loss: seen.append(step),
+        )  # fmt: skip
+
+    expected = train("whole", 8, None, [])
+    steps: list[int] = []
+    train("cut", 5, tmp_path / "states", steps)
+    assert [folder.name for folder in (tmp_path / "states").iterdir()] == ["000005"]
+    assert train("grown", 8, tmp_path / "states", steps) == expected
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    for file in ("model.safetensors", MOMENTS):
+        assert (tmp_path / "grown" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
 def test_a_study_chooses_its_trainer(tmp_path: Path) -> None:
     assert trainer_for(Training()) == TRLTrainer()
     settings = Training(micro_batch=2, dtype="bfloat16", padding_free=True, lora=LoRA(rank=3), save_every=7)
@@ -565,7 +587,9 @@ def test_schedules() -> None:
 
 def test_encode(base: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
-    assert encode(tokenizer, "w1 w2", "w3 w4", 8) == Row((4, 5), (6, 7, END))
-    assert encode(tokenizer, "w1 w2", "w3 w4", 4) == Row((4, 5), (6, 7))  # cut: does not end
+    assert encode(tokenizer, "w1 w2", ["w3 w4"], 8) == Row((4, 5), ((6, 7, END),))
+    assert encode(tokenizer, "w1 w2", ["w3 w4", "w5"], 4) == Row(
+        (4, 5), ((6, 7), (8, END))
+    )  # cut: does not end
     with pytest.raises(UserError, match="max_length is 2"):
-        encode(tokenizer, "w1 w2", "w3 w4", 2)
+        encode(tokenizer, "w1 w2", ["w3 w4"], 2)

@@ -87,7 +87,8 @@ def stated(text: str) -> str:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # A completion may hold half of a surrogate pair, which is no Unicode.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 @cache

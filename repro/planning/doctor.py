@@ -28,6 +28,7 @@ from repro.errors import UserError
 from repro.layout import Layout
 from repro.planning import plan, shapes
 from repro.planning.hardware import GIB
+from repro.training.accelerate import processes
 
 PYPROJECT = ROOT / "pyproject.toml"
 
@@ -333,17 +334,27 @@ def _methods(case: Case) -> Iterator[str | Problem]:
 
 
 def _budget(case: Case) -> Iterator[str | Problem]:
-    lowest, good = case.study.budgets[0], True
-    for name, step in case.plan.steps.items():
-        if step > lowest:
+    """Whether the lowest budget trains every method that spends, and lets its rounds repeat."""
+    good = True
+    for name, play in case.plan.plays.items():
+        if play.failed:
             good = False
-            yield Problem(
-                f"one optimizer step of {name} costs about {step:.2g} FLOPs and the lowest of the budgets is "
-                f"{lowest:.2g}; raise budgets, or lower hyperparameters.{name}.batch_size"
-            )
+            yield Problem(f"a rehearsal of {name} {play.reason}; mend baselines/{name}.py")
+        if not play.spends:
+            continue
+        enough = [one for one in play.standings if one.steps and (one.rounds > 1 or play.single)]
+        lowest = play.standings[0]
+        if lowest in enough:
+            continue
+        good = False
+        got = "a second round" if lowest.steps else "one optimizer step"
+        first = f"the first that does is {enough[0].budget:.2g}" if enough else "no budget of the study does"
+        yield Problem(
+            f"the lowest, {lowest.budget:.2g} FLOPs, does not pay for {got} of {name} in a rehearsal, and "
+            f"{first}; raise budgets, or make a round smaller in hyperparameters.{name}"
+        )
     if good:
-        steps = min((lowest // step for step in case.plan.steps.values()), default=0)
-        yield f"without its sampling, the dearest method would take {steps:,} steps in the lowest"
+        yield "in a rehearsal the lowest pays for training and a second round of every method"
 
 
 def _lengths(case: Case) -> Iterator[str | Problem]:
@@ -379,13 +390,14 @@ def _accelerate(case: Case) -> Iterator[str | Problem]:
     if config is None:
         yield "training runs in one process"
         return
-    number, divided = plan.processes(config)
+    started = processes(config)
+    number = started.number
     if gpus and number != gpus:
         yield Problem(
             f"{config} starts {number} processes and the study has gpus: {gpus}; set num_processes to {gpus}"
         )
     else:
-        yield f"{config}: {number} processes, {'a share' if divided else 'a copy'} of the model each"
+        yield f"{config}: {number} processes, {'a share' if started.divided else 'a copy'} of the model each"
 
 
 CHECKS: dict[str, Check] = {

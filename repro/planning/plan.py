@@ -1,55 +1,46 @@
 """What a study costs, before it costs anything: FLOPs, GPU-hours, disk, memory, and what it could then see.
 
-Budgets are exact, so the totals of the runs are. How a method divides a budget among accounts is decided
-while it runs; here that is *estimated*, from lengths of prompts and completions (measured where the problem
-files are there) and from how many tokens each method sampled for each that it trained on in the committed
-pocket study. docs/plan.md derives every formula; the printed plan names every assumption. Loads no torch.
+Budgets are exact, so the totals of the runs are. How a method divides a budget among accounts, and how many
+rounds and steps it gets out of it, is decided while it runs; here it is *rehearsed*: every method plays the
+study on a scripted model (:mod:`repro.planning.rehearsal`), at lengths measured where the problem files are
+there. docs/plan.md derives every formula; the printed plan names every assumption. Loads no torch.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
 from repro import profiles
-from repro.config import BenchmarkName, HubModel, LadderProblems, Study, WarmStart
-from repro.discovery import ROOT, load_method, method_ids
-from repro.errors import UserError
-from repro.flops import (
-    DPO_PASSES,
-    FORWARD_PASSES,
-    TRAINING_PASSES,
-    ModelShape,
-    flops,
-    sample_tally,
-    sequence_tally,
-)
+from repro.benchmarks import BENCHMARKS, Text
+from repro.config import BenchmarkName, HubModel, JsonlProblems, LadderProblems, Study, WarmStart
+from repro.discovery import load_method, method_ids
+from repro.flops import FORWARD_PASSES, ModelShape, flops, sample_tally
 from repro.layout import Layout
 from repro.method import DPO, Method
 from repro.planning import shapes
 from repro.planning.hardware import GIB, GPUS
 from repro.planning.power import detectable
+from repro.planning.rehearsal import WORDINGS, Play, Script, Stage, Standing, rehearse
 from repro.records import Role
+from repro.schema import INSIDE, Account
+from repro.training.accelerate import processes
 
-ROWS = {"gsm8k": 1319, "math": 5000, "math500": 500, "aime24": 30, "amc23": 40}  # of the benchmarks
-POCKET = ROOT / "results" / "pocket" / "records"  # where the shares of sampling and training were measured
-SAMPLED_PER_TRAINED = 4.0  # tokens, of a method that the pocket study does not have
+OWN = Text(100, 150, 300)  # of a user's own problems
+OWN_ROWS = 1000  # of them, where their file is not there yet
 
 CHARACTERS = 3.5  # per token, of questions and solutions of mathematics
 SOLUTION_BYTES = 4.5  # per sampled token, in the journal
 
 MFU = 0.30  # of the GPU's peak, in training and scoring
 SAMPLING_USE = 0.10  # the same in sampling and evaluation, which wait for memory
-ACCURACY = 0.35  # of the compared models, for the power
+ACCURACY = 0.35  # of the models, on problems that are trained on and on those of benchmarks
 SEED_NOISE = (
     0.1  # spread of a model's log-odds from training seed to training seed: about a point of accuracy
 )
@@ -61,30 +52,8 @@ SEQUENCES = 16  # longest sequences whose keys and values must fit at once for v
 
 
 @dataclass(frozen=True)
-class Text:
-    """Mean tokens of a problem set: its questions, its worked solutions, a model's completions."""
-
-    question: int
-    solution: int
-    completion: int
-
-
-# Questions and solutions: mean characters of the data files / CHARACTERS. Completions: what 0.5 to 8 billion
-# parameters write, a little longer than the solutions of GSM8K and MATH; guesses for the competitions.
-TEXTS = {
-    "ladder": Text(20, 30, 30),
-    "gsm8k": Text(68, 82, 200),
-    "math": Text(60, 157, 400),
-    "math500": Text(56, 152, 400),
-    "aime24": Text(96, 152, 1200),
-    "amc23": Text(77, 152, 800),
-    "jsonl": Text(100, 150, 300),
-}
-
-
-@dataclass(frozen=True)
 class Run:
-    """A method's runs, over all seeds. ``flops`` are exact; their shares are estimates."""
+    """A method's runs, over all seeds. ``flops`` are exact; their shares are those of its play."""
 
     method: str
     runs: int
@@ -137,11 +106,12 @@ class Plan:
     title: str
     model: str
     gpus: int  # of one job; 0: the CPU
+    budgets: list[int]
     runs: list[Run]
     benchmarks: list[Benchmark]
     memory: list[Need]
     disk: list[Place]
-    steps: dict[str, int]  # method -> FLOPs of one optimizer step, estimated
+    plays: dict[str, Play]  # by method: its rounds, steps and accounts at each budget
     prefill: float  # share of sampling's FLOPs that reads prompts, which is as fast as training
     assumptions: list[str]
 
@@ -176,8 +146,6 @@ class _Planner:
         study = self.study
         benchmarks = [self._benchmark(name) for name in study.evaluation.benchmarks]
         runs = [self._run(name, method, benchmarks) for name, method in self.methods.items()]
-        spending = {name: m for name, m in self.methods.items() if not self._idle(m)}
-        steps = {name: self._step(method) for name, method in spending.items()}
         memory = [self._training(), self._sampling(benchmarks)]
         if self.scorer:
             memory.append(self._scoring())
@@ -188,8 +156,8 @@ class _Planner:
             f"training seeds spread the log-odds by {SEED_NOISE:g} (repro.planning.power)"
         )
         return Plan(
-            f"{study.title} ({study.name})", model, study.gpus, runs, benchmarks, memory, disk, steps,
-            self._prefill(), self.assumptions,
+            f"{study.title} ({study.name})", model, study.gpus, study.budgets, runs, benchmarks, memory, disk,
+            self.plays, self._prefill(), self.assumptions,
         )  # fmt: skip
 
     def _assume(self, sentence: str) -> None:
@@ -207,27 +175,52 @@ class _Planner:
 
     @cached_property
     def training_text(self) -> Text:
-        return TEXTS[self.study.problems.source]
+        source = self.study.problems.source
+        return BENCHMARKS[source].text if source in BENCHMARKS else OWN
 
     @cached_property
-    def prompts(self) -> tuple[int, int]:
-        """Mean tokens of a training problem's prompt: sampled from (with worked examples), trained on."""
-        prompt = self.study.prompt
-        question = self._measured(self.layout.problems / "train.jsonl", "question")
-        if question is None:
-            question = self.training_text.question
+    def questions(self) -> list[int]:
+        """Characters of the prepared training questions; none before there are."""
+        return [len(row["question"]) for row in _rows(self.layout.problems / "train.jsonl")]
+
+    @cached_property
+    def training_problems(self) -> int:
+        """How many there are to train on; near-duplicates of tests are left out when they are prepared."""
+        spec = self.study.problems
+        if self.questions:
+            return len(self.questions)
+        if isinstance(spec.train, int):
+            return spec.train
+        if isinstance(spec, JsonlProblems):
+            total = len(list(_rows(spec.file))) or OWN_ROWS
+        else:
+            total = BENCHMARKS[spec.source].train or 0
+        return max(1, total - spec.validation - self.study.prompt.shots)
+
+    @cached_property
+    def prompts(self) -> tuple[int, int, int]:
+        """Mean tokens of a training problem's prompt: trained on; sampled from, with worked examples; the
+        first of these, with which all prompts begin."""
+        spec, source = self.study.prompt, self.study.problems.source
+        if self.questions:
+            characters = sum(self.questions) / len(self.questions)
+            question = max(1, round(characters / CHARACTERS))
             self._assume(
-                f"{self.study.problems.source}: questions of {question} tokens (no problem file yet)"
+                f"train.jsonl: {characters:.0f} characters a question, {CHARACTERS:g} of them a token"
             )
-        alone = question + self._wording
-        example = self.training_text.question + self.training_text.solution
-        sampled = alone + prompt.shots * example
-        shown = f", {prompt.shots} worked examples of {example}" if prompt.shots else ""
-        self._assume(
-            f"training prompts of {alone} tokens ({self._wording} of wording){shown}; "
-            f"completions of {self.completion}"
-        )
-        return sampled, alone
+        else:
+            question = self.training_text.question
+            self._assume(f"{source}: questions of {question} tokens (no problem file yet)")
+        prompt = question + self._wording + self._system
+        example = self.training_text.question + self._wording + self.training_text.solution
+        shots = spec.shots * example
+        shown = f", {spec.shots} worked examples of {example}" if shots else ""
+        self._assume(f"training prompts of {prompt} tokens ({self._wording} of wording){shown}")
+        if shared := shots + self._system:
+            self._assume(
+                f"all prompts begin with the same {shared} tokens, read once for each call of the Lab"
+            )
+        return prompt, prompt + shots, shared
 
     @cached_property
     def _wording(self) -> int:
@@ -235,90 +228,68 @@ class _Planner:
         from repro.problems.prompts import fill, templates
 
         template, _ = templates(self.study.prompt)
-        return round(len(fill(template, "") + (self.study.prompt.system or "")) / CHARACTERS)
+        return round(len(fill(template, "")) / CHARACTERS)
 
     @property
-    def completion(self) -> int:
-        return min(self.training_text.completion, self.study.sampling.max_tokens)
-
-    def _measured(self, path: Path, field: str) -> int | None:
-        """Mean tokens of a field of a prepared problem file, by its characters; None without the file."""
-        rows = list(_rows(path))
-        if not rows:
-            return None
-        characters = sum(len(row[field]) for row in rows) / len(rows)
-        tokens = max(1, round(characters / CHARACTERS))
-        self._assume(f"{path.name}: {characters:.0f} characters a {field}, {CHARACTERS:g} of them a token")
-        return tokens
+    def _system(self) -> int:
+        return round(len(self.study.prompt.system or "") / CHARACTERS)
 
     # -- FLOPs -----------------------------------------------------------------------------------------
 
-    def _idle(self, method: Method) -> str:
-        """Why the method spends nothing, if so."""
-        if method.role is Role.BASE:
-            return "the untouched base model"
-        if method.uses_corpus and not isinstance(self.study.base_model, WarmStart):
-            return "unavailable: no warm-start corpus"
-        return ""
-
     @cached_property
-    def measured(self) -> dict[str, tuple[float, bool]]:
-        """Of each method of the pocket study: tokens sampled per token trained on, and whether it scored."""
-        tokens: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for row in _table(POCKET / "ledger.csv"):
-            tokens[row["method"]][row["account"]] += int(row["tokens"])
-        scored = {r["method"] for r in _table(POCKET / "runs.csv") if "process rewards" in r["mode_note"]}
-        return {
-            name: ((of["sample"] + of["search"]) / of["train"], name in scored)
-            for name, of in tokens.items()
-            if of["train"]
-        }
+    def plays(self) -> dict[str, Play]:
+        """Every method's play of the study, by name."""
+        study, text, (prompt, asked, shared) = self.study, self.training_text, self.prompts
+        script = Script(
+            self.shape, self.scorer_shape, study.process_rewards is not None,
+            isinstance(study.base_model, WarmStart), self.training_problems, prompt, asked, shared,
+            text.completion, study.sampling.max_tokens, text.solution, study.training.max_length, ACCURACY,
+        )  # fmt: skip
+        self._assume(
+            f"plays: {script.problems:,} problems, the chance to solve one is Beta({ACCURACY:g}, "
+            f"{1 - ACCURACY:g}) and does not change; a hint halves what it lacks"
+        )
+        self._assume(
+            f"plays: completions of 5/8 to 11/8 of {text.completion} tokens, at most {script.max_tokens}; "
+            f"{WORDINGS} different correct solutions of a problem and as many wrong ones; gold solutions of "
+            f"{text.solution}"
+        )
+        if script.rewards:
+            self._assume("plays: process rewards are 1 for a correct completion and 0 for another")
+        stage = Stage(script)
+        return {name: rehearse(method, stage, study.budgets) for name, method in self.methods.items()}
 
-    def _costs(self, method: Method) -> tuple[int, int, int]:
-        """FLOPs of training on one sequence, of sampling one, of scoring one."""
-        sampled, alone = self.prompts
-        sequence = sequence_tally([(alone, self.completion)])
-        trained = flops(self.shape, sequence, DPO_PASSES if _prefers(method) else TRAINING_PASSES)
-        drawn = flops(self.shape, sample_tally(sampled, [self.completion]), FORWARD_PASSES)
-        scored = 0
-        if self.scorer_shape:  # its head reads a few positions only
-            scored = flops(self.scorer_shape, replace(sequence, logits=0), FORWARD_PASSES)
-        return trained, drawn, scored
+    def _runs(self) -> list[Standing]:
+        """Where all runs of one seed end."""
+        return [standing for play in self.plays.values() for standing in play.runs]
 
     def _prefill(self) -> float:
-        first, whole = (
-            flops(self.shape, sample_tally(self.prompts[0], [tokens]), FORWARD_PASSES)
-            for tokens in (1, self.completion)
-        )
-        return first / whole
-
-    def _step(self, method: Method) -> int:
-        return self._costs(method)[0] * _batch(method) * (2 if _prefers(method) else 1)
+        runs = self._runs()
+        sampled = sum(run.accounts.get(name, 0) for run in runs for name in (Account.SAMPLE, Account.SEARCH))
+        return sum(run.prefill for run in runs) / sampled if sampled else 0.0
 
     def _run(self, name: str, method: Method, benchmarks: Sequence[Benchmark]) -> Run:
-        study, seeds = self.study, len(self.study.seeds)
-        checkpoint = sum(benchmark.flops for benchmark in benchmarks)
-        if idle := self._idle(method):
-            evaluated = seeds * checkpoint if method.role is Role.BASE else 0
-            return Run(name, seeds, 0, 0, 0, 0, evaluated, idle)
-        runs = len(study.budgets) if method.per_budget else 1
-        spent = seeds * (sum(study.budgets) if method.per_budget else study.budgets[-1])
-        ratio, scores = self.measured.get(name, (SAMPLED_PER_TRAINED, False))
-        trained, drawn, scored = self._costs(method)
-        parts = trained, ratio * drawn, ratio * scored * scores
-        train, sample, reward = (spent * part / sum(parts) for part in parts)
-        evaluated = seeds * len(study.budgets) * checkpoint
-        note = "one run per budget" if method.per_budget else ""
-        if name not in self.measured:
-            note = f"{note}; " * bool(note) + f"sampling assumed: {ratio:g} tokens per trained one"
-        return Run(name, seeds * runs, spent, train, sample, reward, evaluated, note)
+        study, seeds, play = self.study, len(self.study.seeds), self.plays[name]
+        checkpoint = seeds * sum(benchmark.flops for benchmark in benchmarks)
+        if not play.spends:
+            base = method.role is Role.BASE
+            note = "the untouched base model" if base else play.reason
+            return Run(name, seeds, 0, 0, 0, 0, base * checkpoint, note)
+        spent = {of: seeds * sum(run.accounts.get(of, 0) for run in play.runs) for of in INSIDE}
+        return Run(
+            name, seeds * len(play.runs), seeds * sum(run.budget for run in play.runs), spent[Account.TRAIN],
+            spent[Account.SAMPLE] + spent[Account.SEARCH], spent[Account.REWARD],
+            len(study.budgets) * checkpoint, "one run per budget" if method.plans else "",
+        )  # fmt: skip
 
     def _benchmark(self, name: BenchmarkName) -> Benchmark:
-        study, text = self.study, TEXTS[name]
+        study, row = self.study, BENCHMARKS[name]
         settings = profiles.settings(study, name)
-        total = study.problems.test if isinstance(study.problems, LadderProblems) else ROWS[name]
+        made = study.problems.test if isinstance(study.problems, LadderProblems) else 0
+        total = row.rows or made
         problems = min(total, study.evaluation.benchmarks[name].limit or total)
-        prompt, completion = text.question + self._wording, min(text.completion, settings.max_tokens)
+        prompt = row.text.question + self._wording + self._system
+        completion = min(row.text.completion, settings.max_tokens)
         tally = sample_tally(prompt, [completion] * settings.samples) + sample_tally(prompt, [completion])
         seen = {
             gain: detectable(
@@ -339,28 +310,28 @@ class _Planner:
     def _disk(self, runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> list[Place]:
         study, spec = self.study, self.study.base_model
         weights, moments = MASTER * self.shape.parameters, MOMENTS * self.trained_weights
-        call = weights + moments  # what a training call leaves
-        kept = 0
-        for method in self.methods.values():
-            if not self._idle(method):
-                kept += len(study.seeds) * len(study.budgets) * weights
-        live = call + (call if study.training.save_every else 0)  # the last call's, and the save of this one
-        sampled, _ = self.prompts
-        drawn = flops(self.shape, sample_tally(sampled, [self.completion]), FORWARD_PASSES)
-        texts = sum(run.sample for run in runs) / drawn * self.completion * SOLUTION_BYTES
+        budgets = len(study.seeds) * len(study.budgets)
+        kept = weights * budgets * sum(play.spends for play in self.plays.values())
+        going = call = weights + moments  # what a training call leaves
+        if study.training.save_every:
+            going += call  # the last save of this call
+        grow = MASTER * self.trained_weights + moments if study.training.keep_moments else 0
+        grown = sum(run.runs for run in runs if run.flops and not self.methods[run.method].plans) * grow
+        drawn = len(study.seeds) * sum(run.completions for run in self._runs())
+        texts = drawn * min(self.training_text.completion, study.sampling.max_tokens) * SOLUTION_BYTES
         rows = sum(b.problems * (b.samples + 1) for b in benchmarks)
         parquet = rows * len(study.budgets) * sum(run.runs for run in runs) * 64
-        text = self.training_text
-        train = study.problems.train
-        problems = (train if isinstance(train, int) else 7500) + sum(b.problems for b in benchmarks)
+        text, asked = self.training_text, self.prompts[1]
+        problems = self.training_problems + sum(b.problems for b in benchmarks)
         places = [
-            Place("checkpoints kept: every budget's weights", kept, "work"),
-            Place("checkpoints of the job that runs", live, "work"),
+            Place("weights of every budget", kept, "work"),
+            Place("last weights and moments, to go on from", grown, "work"),
+            Place("checkpoints of the job that runs", going, "work"),
             Place("sampled texts in journals", texts, "work"),
             Place("evaluated samples (parquet)", parquet, "work and results"),
             Place(
                 "problem files",
-                problems * CHARACTERS * (3 * sampled + 2 * text.question + text.solution),
+                problems * CHARACTERS * (3 * asked + 2 * text.question + text.solution),
                 "work",
             ),
         ]
@@ -377,7 +348,8 @@ class _Planner:
 
     def _training(self) -> Need:
         training, s = self.study.training, self.shape
-        number, divided = processes(training.accelerate)
+        started = processes(training.accelerate)
+        number, divided = started.number, started.divided
         half = training.dtype == "bfloat16"
         states: float = (MASTER + CAST * half) * s.parameters + (GRADIENT + MOMENTS) * self.trained_weights
         states += MASTER * s.adapter + GRADIENT * self.trained_weights * (number > 1 and not divided)
@@ -385,8 +357,8 @@ class _Planner:
         rows = max(
             (
                 (1 + _prefers(method)) * (training.micro_batch or -(-_batch(method) // number))
-                for method in self.methods.values()
-                if not self._idle(method)
+                for name, method in self.methods.items()
+                if self.plays[name].spends
             ),
             default=1,
         )
@@ -415,7 +387,7 @@ class _Planner:
         sampling, s = self.study.sampling, self.shape
         size = 2 if sampling.dtype == "bfloat16" else 4
         tested = [profiles.settings(self.study, b.name).max_tokens + b.prompt for b in benchmarks]
-        longest = max(self.prompts[0] + sampling.max_tokens, *tested)
+        longest = max(self.prompts[1] + sampling.max_tokens, *tested)
         per_token = 2 * s.layers * s.kv_heads * s.head_dim * size
         smaller = "sampling.dtype: bfloat16" if size == 4 else ""
         if sampling.engine == "vllm":
@@ -441,7 +413,7 @@ class _Planner:
         assert self.scorer and self.scorer_shape
         s, size = self.scorer_shape, 2 if self.scorer.dtype == "bfloat16" else 4
         head = 4 * s.vocab * (self.scorer.kind == "causal")
-        tokens = self.scorer.batch_size * (self.prompts[1] + self.study.sampling.max_tokens)
+        tokens = self.scorer.batch_size * (self.prompts[0] + self.study.sampling.max_tokens)
         weights, passing = size * s.parameters, tokens * (activation_bytes(s, size) + head)
         detail = (
             f"{_gib(weights)} of weights, {_gib(passing)} for {self.scorer.batch_size} completions at once"
@@ -467,30 +439,6 @@ def activation_bytes(shape: ModelShape, size: int) -> int:
     return 16 * shape.hidden + size * (2 * shape.hidden + 3 * queries + 3 * keys + 4 * shape.mlp)
 
 
-def processes(config: Path | None) -> tuple[int, bool]:
-    """How many processes a config of ``accelerate launch`` starts, and whether they divide weights, gradients
-    and moments among them (FSDP) or each have a copy. Raises UserError where it cannot be read."""
-    if config is None:
-        return 1, False
-    key = f"training.accelerate: {config}"
-    try:
-        values = yaml.safe_load(config.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{key} cannot be read ({error.strerror}); name one such as those in benchmarks/accelerate"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{key} is not YAML; mend it, or write it anew with `accelerate config`") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{key} is not a mapping of keys; write it anew with `accelerate config`")
-    number, kind = values.get("num_processes", 1), values.get("distributed_type", "NO")
-    if type(number) is not int or number < 1:
-        raise UserError(f"{key}: num_processes is {number!r}; set it to the number of GPUs of one job")
-    if kind not in ("NO", "MULTI_GPU", "FSDP"):
-        raise UserError(f"{key}: distributed_type {kind!r} is not supported; use MULTI_GPU or FSDP")
-    return number, kind == "FSDP"
-
-
 def _batch(method: Method) -> int:
     return int(getattr(method, "batch_size", 1))
 
@@ -512,13 +460,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def _table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 # -- printing ---------------------------------------------------------------------------------------------
 
 
@@ -538,6 +479,11 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
             "FLOPs of all runs (the budget is exact, the rest estimated; evaluation lies outside the budget)",
             ["method", "runs", "budget", "train", "sample", "reward", "evaluate", ""],
             rows,
+        ),
+        _section(
+            "In a rehearsal, at each budget: rounds | optimizer steps | share that is not in the checkpoint",
+            ["method", *map(_flops, plan.budgets), "calls of the Lab", ""],
+            [_play_row(name, play, plan) for name, play in plan.plays.items()],
         ),
         _section(
             "Evaluation of one checkpoint, and the power to see a true gain of 2 and of 5 points",
@@ -566,8 +512,6 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
     parts.append(_section("Disk, at most", ["what", "needs", "where"], disk))
     assumed = [
         *plan.assumptions,
-        "shares of sampling and training: as in the committed pocket study, each completion paying its own "
-        "prompt",
         f"GPU-hours: bfloat16 at {mfu:.0%} of the peak in training, scoring and reading prompts (--mfu), "
         f"{sampling_use:.0%} in sampling and evaluation (--sampling-utilisation); engine starts and "
         "verification, which is the CPU's, come on top",
@@ -589,6 +533,14 @@ def _gpu_row(plan: Plan, name: str, mfu: float, sampling_use: float) -> list[str
     fits = "fits" if not missing else f"too small for {' and '.join(missing)}"
     accounts = [_number(hours[account]) for account in ("train", "sample", "reward", "evaluate")]
     return [name, *accounts, _number(total), _number(total / max(1, plan.gpus)), fits]
+
+
+def _play_row(name: str, play: Play, plan: Plan) -> list[Any]:
+    if not play.spends:
+        return [name, *[""] * len(plan.budgets), "", play.reason or "spends nothing"]
+    cells = [f"{one.rounds:,} | {one.steps:,} | {_percent(one.stranded)}" for one in play.standings]
+    calls = sum(run.calls for run in play.runs)
+    return [name, *cells, f"{calls:,}", "" if play.standings[0].steps else "untrained at the lowest"]
 
 
 def _section(title: str, headers: list[str], rows: list[list[Any]]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from repro.config import Gsm8kProblems, JsonlProblems, LadderProblems, MathProblems, Prompt, Study
 from repro.errors import UserError
-from repro.files import digest, write_json, write_text
+from repro.files import AGAIN, digest, read_jsonl, write_json, write_text
 from repro.problems import ladder, sources
 from repro.problems.overlap import near_duplicates
 from repro.problems.prompts import STYLES, Prompter, chat_tokenizer, worked
@@ -27,7 +27,10 @@ from repro.seeds import generator
 from repro.verify import Verifier
 
 Log = logging.getLogger("repro.problems")
-FIELDS = ("id", "question", "tier", "knowledge", "answer", "solution", "prompt", "few_shot", "hinted")
+FIELDS = {
+    "id": str, "question": str, "tier": str, "knowledge": list, "answer": str, "solution": str | None,
+    "prompt": str, "few_shot": str, "hinted": str,
+}  # fmt: skip
 REPORT = "report.json"
 TrainingRows = Gsm8kProblems | MathProblems | JsonlProblems  # sources with rows to draw
 
@@ -186,7 +189,7 @@ def _limited(study: Study, tests: Mapping[str, Rows]) -> dict[str, Rows]:
     """At most as many rows of each benchmark as the study wants, in their order."""
     limited = {}
     for name, rows in tests.items():
-        limit = study.evaluation.benchmarks[name].limit  # type: ignore[index]
+        limit = study.evaluation.benchmarks[name].limit
         drawn = generator("benchmark", name, study.problems.seed).permutation(len(rows))[:limit]
         limited[name] = [rows[i] for i in sorted(drawn)]
     return limited
@@ -208,20 +211,16 @@ def read(path: Path) -> ProblemSet:
     problems: list[Problem] = []
     golds: dict[str, Gold] = {}
     prompts: dict[str, dict[str, str]] = {"prompt": {}, "few_shot": {}, "hinted": {}}
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.readlines()  # not splitlines, which also splits at rarer marks that JSON may hold
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `snakemake` to make it") from None
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg}); delete the file and run again") from None
-        for field in FIELDS:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run `snakemake` to make it")
+    for number, row in enumerate(read_jsonl(path, AGAIN), 1):
+        for field, kind in FIELDS.items():
             if field not in row:
-                raise UserError(f"{where}: field `{field}` is missing; delete the file and run again")
+                raise UserError(f"{path}, line {number}: field `{field}` is missing; {AGAIN}")
+            if not isinstance(row[field], kind):
+                raise UserError(
+                    f"{path}, line {number}: field `{field}` is a {type(row[field]).__name__}; {AGAIN}"
+                )
         problem = Problem.from_json(row)
         problems.append(problem)
         golds[problem.id] = Gold(row["answer"], row["solution"])

@@ -17,6 +17,7 @@ from repro import files
 from repro.config import Folder, HubModel, Prompt, Study
 from repro.errors import UserError
 from repro.fetch import model_path
+from repro.models import loading
 from repro.records import Gold, Problem
 
 
@@ -140,13 +141,8 @@ def chat_tokenizer(study: Study) -> Any:
     source = study.base_model
     assert isinstance(source, Folder | HubModel), "the study's own check lets only these chat"
     path = source.path if isinstance(source, Folder) else model_path(source.name, source.revision)
-    try:
+    with loading(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} holds no tokenizer that transformers can load ({reason}); check base_model"
-        ) from None
     if not tokenizer.chat_template:
         raise UserError(
             f"the tokenizer in {path} has no chat template; set prompt.chat to false or name one that chats"

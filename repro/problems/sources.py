@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import files
+from repro.benchmarks import BENCHMARKS
 from repro.config import Gsm8kProblems, MathProblems, Study
 from repro.errors import UserError
 from repro.fetch import dataset_rows
@@ -25,6 +26,7 @@ from repro.records import Gold, Problem
 from repro.verify import extract
 
 Log = logging.getLogger("repro.problems")
+MEND = "mend or remove the line"
 Rows = list[tuple[Problem, Gold]]
 
 
@@ -38,12 +40,14 @@ class Row:
 
     def error(self, field: str, complaint: str) -> UserError:
         where = f"{self.path}, line {self.line}"
-        return UserError(f"{where}: field `{field}` {complaint}; mend or remove the line")
+        return UserError(f"{where}: field `{field}` {complaint}; {MEND}")
 
     def text(self, field: str) -> str:
         value = self.values.get(field)
         if not isinstance(value, str) or not value.strip():
             raise self.error(field, "is missing, empty or not text")
+        if _HALF.search(value):
+            raise self.error(field, "holds half a character, such as \\ud83d without \\ude00")
         return value.strip()
 
     def whole(self, field: str) -> int:
@@ -64,7 +68,6 @@ class Source:
     row that is left out."""
 
     parse: Callable[[Row, str], tuple[Problem, Gold] | None]
-    rows: int  # that the file has, those left out included
     digest: str  # of the problems read from it
     hub: str  # the data set of the hub that has the same rows, at this revision, in these files
     revision: str
@@ -94,6 +97,7 @@ SEVERAL_BOXES = {
     "math-test-precalculus-ed2d8b46": r"30^\circ,45^\circ,105^\circ",  # precalculus/1233
 }
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a pair that JSON's escapes write a rarer character with
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
@@ -163,20 +167,20 @@ def _by_subject(split: str) -> tuple[str, ...]:
 
 
 SOURCES = {
-    "gsm8k/train": Source(_gsm8k, 7473, "1e0666fa28dfc984", *_GSM8K, (f"main/{_shard('train')}",)),
-    "gsm8k/test": Source(_gsm8k, 1319, "0673ffd08136e163", *_GSM8K, (f"main/{_shard('test')}",)),
-    "math/train": Source(_math, 7500, "278b9e87dac43fee", *_MATH, _by_subject("train")),
-    "math/test": Source(_math, 5000, "bc7a7e48c6c605da", *_MATH, _by_subject("test")),
+    "gsm8k/train": Source(_gsm8k, "1e0666fa28dfc984", *_GSM8K, (f"main/{_shard('train')}",)),
+    "gsm8k/test": Source(_gsm8k, "0673ffd08136e163", *_GSM8K, (f"main/{_shard('test')}",)),
+    "math/train": Source(_math, "278b9e87dac43fee", *_MATH, _by_subject("train")),
+    "math/test": Source(_math, "bc7a7e48c6c605da", *_MATH, _by_subject("test")),
     "math500/test": Source(
-        _math500, 500, "aac90b51ce599bc3",
+        _math500, "aac90b51ce599bc3",
         "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", ("test.jsonl",),
     ),
     "aime24/test": Source(
-        _aime, 30, "f96c76cb23dabcc4",
+        _aime, "f96c76cb23dabcc4",
         "HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", (f"data/{_shard('train')}",),
     ),
     "amc23/test": Source(
-        _amc, 40, "632a39590fdbe0b2",
+        _amc, "632a39590fdbe0b2",
         "math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057", (_shard("test"),),
     ),
 }  # fmt: skip
@@ -193,7 +197,7 @@ def load(folder: Path, name: str) -> Rows:
             f"{path} does not exist; run `repro fetch STUDY`, or name the folder that has it in data_dir of "
             "the study or in REPRO_DATA_DIR"
         )
-    return parse(name, read_lines(path), path)
+    return parse(name, files.read_jsonl(path, MEND), path)
 
 
 def parse(name: str, rows: Iterable[Mapping[str, Any]], path: Path) -> Rows:
@@ -213,23 +217,6 @@ def _distinct(rows: Rows, path: Path) -> Rows:
     return [by_id[name] for name in sorted(by_id)]
 
 
-def read_lines(path: Path) -> list[Mapping[str, Any]]:
-    """The objects of a JSONL file. Raises UserError naming the line that is none."""
-    with open(path, encoding="utf-8") as file:
-        lines = file.readlines()  # not splitlines, which also splits at rarer marks that JSON may hold
-    rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg}); mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: not an object with fields; mend or remove the line")
-        rows.append(row)
-    return rows
-
-
 FIELDS = ("question", "answer", "id", "solution", "tier", "knowledge")  # of a user's row; docs/problems.md
 
 
@@ -237,7 +224,9 @@ def load_jsonl(path: Path) -> Rows:
     """The problems of a user's JSONL file, by id. Raises UserError naming file, line and field."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a JSONL file of problems in problems.file")
-    return _distinct([_own(Row(values, path, line)) for line, values in enumerate(read_lines(path), 1)], path)
+    return _distinct(
+        [_own(Row(values, path, line)) for line, values in enumerate(files.read_jsonl(path, MEND), 1)], path
+    )
 
 
 def _own(row: Row) -> tuple[Problem, Gold]:
@@ -261,7 +250,7 @@ def digest(rows: Sequence[tuple[Problem, Gold]]) -> str:
 
 def needed(study: Study) -> list[str]:
     """The sources that a study reads. MATH is never trained on without MATH-500 at hand to keep it clean."""
-    names = [f"{name}/test" for name in study.evaluation.benchmarks if name != "ladder"]
+    names = [f"{name}/test" for name in study.evaluation.benchmarks if BENCHMARKS[name].rows is not None]
     if isinstance(study.problems, Gsm8kProblems | MathProblems):
         names.append(f"{study.problems.source}/train")
     if isinstance(study.problems, MathProblems):

@@ -96,8 +96,8 @@ def _of_run(path: Path, study: Study, run: Line, sampled: tuple[int, int]) -> It
     charged = tuple(sum(line[name] for line in evaluated) for name in ("sequences", "completion_tokens"))
     if sampled != charged:
         yield (
-            f"{where}: samples.parquet has {sampled[0]} samples of {sampled[1]} tokens, the ledger charges "
-            f"{charged[0]} of {charged[1]} to `evaluate`"
+            f"{where}: samples.parquet has {sampled[0]} samples of {sampled[1]} tokens, and the ledger "
+            f"charges {charged[0]} of {charged[1]} to `evaluate`"
         )
     for lack in _impossible(study, run, inside):
         yield f"{where}: {lack}"

@@ -37,6 +37,7 @@ from repro import files
 from repro.config import RewardModel
 from repro.errors import UserError
 from repro.flops import ModelShape
+from repro.models import loading, refuse_code
 from repro.records import Completion
 from repro.rewards import Scored
 
@@ -62,7 +63,8 @@ class ModelScorer(ABC):
                 f"{self.folder} holds no reward model (no config.json): "
                 "mend process_rewards.path, or name a model of the hub"
             )
-        self.config: dict[str, Any] = files.read_json(where)
+        refuse_code(self.folder, spec.own_code)
+        self.config: dict[str, Any] = files.read_json(where, keys=("model_type",))
         self.shape = self._shape(str(where))
         self.positions = self.config.get("max_position_embeddings")
         if type(self.positions) is not int or self.positions < 1:
@@ -72,10 +74,8 @@ class ModelScorer(ABC):
     @property
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
-            try:
+            with loading(self.folder, "tokenizer", self.spec.own_code):
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            except (OSError, ValueError) as error:
-                raise UserError(f"Cannot load the tokenizer in {self.folder}: {error}") from error
         return self._tokenizer
 
     def score(self, completions: Sequence[Completion]) -> list[Scored]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from repro.config import RewardModel
 from repro.errors import UserError
 from repro.flops import ModelShape
+from repro.models import loading
 from repro.rewards.models import ModelScorer, Row, head_shape
 
 GOOD, BAD, TAG = "+", "-", "ки"  # of Math-Shepherd: a good step, a bad one, the end of a step
@@ -31,15 +32,14 @@ class TransformersScorer(ModelScorer):
     @property
     def model(self) -> Any:
         if self._model is None:
-            try:
+            with loading(self.folder, "reward model"):
                 model, report = self.auto_class.from_pretrained(
                     self.folder,
                     local_files_only=True,
+                    use_safetensors=True,
                     dtype=getattr(torch, self.spec.dtype),
                     output_loading_info=True,
                 )
-            except (OSError, ValueError) as error:
-                raise UserError(f"Cannot load the reward model in {self.folder}: {error}") from error
             if report["missing_keys"]:  # they would be random
                 raise UserError(
                     f"The model in {self.folder} has no weights {sorted(report['missing_keys'])[0]}: "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from repro.errors import UserError
+from repro.models import loading
 
 PROMPTS, LENGTH = 4, 32
 ROUNDING = {"float32": 1e-3, "bfloat16": 0.1}  # nats per token that engines of one dtype may differ by
@@ -27,12 +27,10 @@ def probe(vocabulary: int) -> list[list[int]]:
 def log_probs(model_dir: Path, prompts: list[list[int]], dtype: str) -> list[list[float]]:
     """By transformers, from the saved weights: natural log-probability of each token but the first.
     Takes the memory of a second model until it returns."""
-    try:
+    with loading(model_dir):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            model_dir, local_files_only=True, dtype=getattr(torch, dtype)
+            model_dir, local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot load the model in {model_dir}: {error}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ids = torch.tensor(prompts, device=device)
     logits = model.to(device).eval()(input_ids=ids).logits[:, :-1].float()

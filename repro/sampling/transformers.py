@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from repro.errors import UserError
+from repro.models import loading
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams, decode, end_ids, prompt_ids
 
 SPARE = 32  # positions that a cache layer grows by
@@ -53,13 +54,11 @@ class TransformersSampler:
     def load(self, model_dir: Path) -> None:
         if not (Path(model_dir) / "config.json").is_file():
             raise UserError(f"{model_dir} holds no model (no config.json): name a folder that has weights.")
-        try:
+        with loading(model_dir):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(
-                model_dir, local_files_only=True, dtype=self.dtype
+                model_dir, local_files_only=True, use_safetensors=True, dtype=self.dtype
             )
-        except (OSError, ValueError) as error:
-            raise UserError(f"Cannot load the model in {model_dir}: {error}") from error
         self.model = model.to(self.device).eval()
         self.model_dir = model_dir
         if self.device.type == "cpu" and model.config._attn_implementation == "sdpa":

@@ -28,6 +28,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from repro.errors import UserError
+from repro.models import loading
 from repro.sampling import (
     Progress,
     Request,
@@ -103,11 +104,9 @@ class VLLMSampler:
         if not (Path(model_dir) / "config.json").is_file():
             raise UserError(f"{model_dir} holds no model (no config.json): name a folder that has weights.")
         self.close()
-        try:
+        with loading(model_dir):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
             config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"Cannot load the model in {model_dir}: {error}") from error
         try:
             generation: Any = GenerationConfig.from_pretrained(model_dir, local_files_only=True)
         except OSError:  # as transformers does for a folder without one

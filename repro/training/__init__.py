@@ -69,22 +69,24 @@ class Trainer(Protocol):
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
+        keep_state: bool = False,
     ) -> float:
         """Train on ``batches``, one optimizer step each, exactly in this order; the mean of their losses.
 
         ``out_dir`` receives the model folder and ``optimizer/`` (Adam moments and step count).
-        ``snapshots[s]`` receives the model folder as it is after ``s`` steps of this call. ``inherit`` is a
-        folder that an earlier call wrote: its moments and step count carry over, so that the schedule goes on
-        where it was. ``horizon`` is the schedule's number of steps, earlier calls included; by default it
-        ends with this call. ``on_step(s, loss)`` is called after each step. DPO's reference is the model in
-        ``model_dir``.
+        ``snapshots[s]`` receives the model folder as it is after ``s`` steps of this call, sealed.
+        ``inherit`` is a folder that an earlier call wrote: its moments and step count carry over, so that the
+        schedule goes on where it was. ``horizon`` is the schedule's number of steps, earlier calls
+        included; by default it ends with this call. ``on_step(s, loss)`` is called after each step. DPO's
+        reference is the model in ``model_dir``.
 
         With LoRA a model folder holds merged weights and, in ``adapter/``, what was merged into them. A call
         goes on with the adapter in ``model_dir``; where there is none, it begins a new one.
 
         ``states`` is a folder that outlives a killed call. A trainer may save itself there now and then (see
-        :func:`newest_state`); the same call, made again, goes on from the newest state, and expects to find
-        the snapshots that it had written. On one thread (or one GPU in deterministic mode) the result is a
+        :func:`newest_state`), and does so after the last step with ``keep_state``; the same call, made again
+        or with more batches, goes on from the newest state, and expects to find the snapshots that it had
+        written. On one thread (or one GPU in deterministic mode) the result is a
         function of the other arguments, bit for bit.
 
         Raises :class:`~repro.errors.RunFailed` for a loss or gradient that is not finite (before the step is

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from repro import files
 from repro.errors import UserError
+from repro.models import loading
 from repro.training import newest_state
 
 MOMENTS = "optimizer/moments.safetensors"
@@ -37,13 +38,12 @@ Tensors = dict[str, torch.Tensor]
 
 def load_model(folder: Path, attention: str | None = None) -> tuple[Any, Any]:
     """Model, in float32, and tokenizer of a folder."""
-    try:
+    with loading(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, attn_implementation=attention
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"Cannot load the model in {folder}: {error}") from error
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            attn_implementation=attention,
+        )  # fmt: skip
     return model, tokenizer
 
 
@@ -145,7 +145,8 @@ def base_of(folder: Path) -> Path | None:
     path = folder / ADAPTER / ADAPTER_CONFIG
     if not path.is_file():
         return None
-    base = (path.parent / files.read_json(path)["base_model_name_or_path"]).resolve()
+    config = files.read_json(path, keys=("base_model_name_or_path",))
+    base = (path.parent / config["base_model_name_or_path"]).resolve()
     if not (base / "config.json").is_file():
         raise UserError(f"{path} adapts the model in {base}, which is not there: put it back, or train anew.")
     return base

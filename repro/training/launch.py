@@ -16,14 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import repro
 from repro import files
 from repro.config import Training
 from repro.errors import RunFailed, UserError
 from repro.objectives import Objective, Optimizer
 from repro.training import Row
+from repro.training.accelerate import processes
 
 POLL = 0.2  # seconds between looks at what the processes report
 
@@ -37,7 +36,7 @@ class LaunchedTrainer:
         assert settings.accelerate is not None
         self.config = settings.accelerate.resolve()
         self.settings = settings.model_copy(update={"accelerate": None})
-        check(self.config)
+        processes(self.config)  # refuses what training would stumble over
 
     def train(
         self,
@@ -53,6 +52,7 @@ class LaunchedTrainer:
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
+        keep_state: bool = False,
     ) -> float:
         """See :class:`repro.training.Trainer`."""
         index: dict[Row, int] = {}
@@ -71,6 +71,7 @@ class LaunchedTrainer:
             "horizon": horizon,
             "seed": seed,
             "states": states and str(states.resolve()),
+            "keep_state": keep_state,
         }
         folder = out_dir / "job"
         shutil.rmtree(folder, ignore_errors=True)
@@ -130,21 +131,6 @@ class LaunchedTrainer:
         return UserError(
             f"The training processes of {self.config} ended with status {status}; their output is in {log}, "
             "and a run that is started again goes on from its last saved state."
-        )
-
-
-def check(config: Path) -> None:
-    """Raise UserError unless ``config`` is one of ``accelerate launch`` that training works with."""
-    try:
-        values = yaml.safe_load(config.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"training.accelerate: {config} cannot be read as YAML ({error})") from None
-    kind = values.get("distributed_type") if isinstance(values, dict) else None
-    sharding: Any = values.get("fsdp_config") or {} if kind == "FSDP" else {}
-    if kind not in ("NO", "MULTI_GPU", "FSDP") or (kind == "FSDP" and sharding.get("fsdp_version") != 2):
-        raise UserError(
-            f"{config}: distributed_type {kind!r} is not supported; use MULTI_GPU, or FSDP with "
-            "fsdp_config.fsdp_version 2, as in benchmarks/accelerate"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,14 @@ class Plan:
     def reference(self) -> list[list[float]]:
         """The reference's log-probabilities of each row that has them."""
         return [[row[side] for side in REFERENCE] for row in self.rows if REFERENCE[0] in row]
+
+    def first_visits(self) -> Iterator[list[dict[str, Any]]]:
+        """Of each step the rows that no step before it has."""
+        seen: set[int] = set()
+        for step in self.steps:
+            new = dict.fromkeys(i for part in step for i in part if i not in seen)
+            seen.update(new)
+            yield [self.rows[i] for i in new]
 
     def resume(self, losses: list[float], reference: list[list[float]]) -> None:
         """Go on after the steps of these losses."""

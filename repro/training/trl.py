@@ -7,7 +7,8 @@ make a step, how moments and schedule carry over, what is written, and that a lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from repro import files
 from repro.config import LoRA
 from repro.errors import RunFailed, UserError
 from repro.objectives import DPO, Objective, Optimizer
@@ -41,6 +43,7 @@ class Output:
     snapshots: Mapping[int, Path]
     states: Path | None
     save_every: int | None
+    keep_state: bool
     on_step: Callable[[int, float], None] | None
 
 
@@ -50,8 +53,10 @@ class PlannedTrainer(Trainer):
     model: Any
     optimizer: Any
 
-    def __init__(self, plan: Plan, output: Output, inherit: Path | None, **kwargs: Any) -> None:
-        self.plan, self.output, self.inherit = plan, output, inherit
+    def __init__(
+        self, plan: Plan, output: Output, inherit: Path | None, resumed: Path | None, **kwargs: Any
+    ) -> None:
+        self.plan, self.output, self.inherit, self.resumed = plan, output, inherit, resumed
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.add_callback(Hooks(self))
@@ -83,8 +88,10 @@ class PlannedTrainer(Trainer):
 
     def begin(self) -> None:
         """What comes before the first step, once model and optimizer are where they will be trained."""
-        if self.inherit is not None:
-            checkpoints.load_moments(self.inherit, self.model, self.optimizer)
+        if self.resumed is not None:
+            checkpoints.load_trained(self.model, self.resumed / checkpoints.STATE_WEIGHTS)
+        if moments := self.resumed or self.inherit:
+            checkpoints.load_moments(moments, self.model, self.optimizer)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -112,13 +119,26 @@ class PlannedTrainer(Trainer):
             loss = torch.tensor(plan.losses[-1], device=self.accelerator.device)
             plan.losses[-1] = self.accelerator.reduce(loss, "mean").item()
         if step in output.snapshots:
-            self.save(output.snapshots[step])
-        if output.states and output.save_every and step % output.save_every == 0 and step < len(plan.steps):
+            with self.building(output.snapshots[step]) as folder:
+                self.save(folder)
+        last = step == len(plan.steps)
+        due = output.keep_state if last else output.save_every and step % output.save_every == 0
+        if output.states and due:
             self.save_state(output.states)
         if output.on_step and self.accelerator.is_main_process:
             output.on_step(step, plan.losses[-1])
 
     # All processes take part in what the first one writes: they may hold shards of it.
+
+    @contextmanager
+    def building(self, folder: Path) -> Iterator[Path]:
+        """A folder that the first process seals once all have filled it."""
+        if self.accelerator.is_main_process:
+            with files.building(folder) as unfinished:
+                yield unfinished
+        else:
+            yield folder
+        self.accelerator.wait_for_everyone()
 
     def save(self, folder: Path, moments: bool = False) -> None:
         """Write a model folder."""
@@ -173,24 +193,24 @@ class PlannedDPO(PlannedTrainer, DPOTrainer):
         return dataset  # see `begin`; TRL goes through a file that outlives the call
 
     def begin(self) -> None:
-        """The reference's log-probabilities too, once per distinct pair: it is the model as it is now."""
-        super().begin()
+        """The reference's log-probabilities too, once per distinct pair: it is the model that the call starts
+        from. Those of a step's new pairs are computed together, so that a longer call computes the same."""
         self._shares = iter(self.plan.shares(self.accelerator.process_index))
         self._terms = list(zip(self.loss_types, self.loss_weights, strict=True))
-        if self.plan.resumed:
-            return  # they came with the state
         self.model.eval()
-        rows = sorted(self.plan.rows, key=lambda row: len(row["prompt_ids"]) + len(row["chosen_ids"]))
         size, process = self.plan.micro_batch, self.accelerator.process_index
         together = size * self.plan.processes
-        for start in range(0, len(rows), together):
-            part = rows[start : start + together]
-            own = part[process * size : (process + 1) * size]
-            if together > size:
-                own += [self.plan.filler] * (size - len(own))
-            sides = [self.accelerator.gather(side).tolist() for side in self._log_probabilities(own)]
-            for row, *both in zip(part, *sides, strict=False):  # filler comes last
-                row.update(zip(REFERENCE, both, strict=True))
+        for new in self.plan.first_visits():
+            rows = [row for row in new if REFERENCE[0] not in row]  # others came with the state
+            for start in range(0, len(rows), together):
+                part = rows[start : start + together]
+                own = part[process * size : (process + 1) * size]
+                if together > size:
+                    own += [self.plan.filler] * (size - len(own))
+                sides = [self.accelerator.gather(side).tolist() for side in self._log_probabilities(own)]
+                for row, *both in zip(part, *sides, strict=False):  # filler comes last
+                    row.update(zip(REFERENCE, both, strict=True))
+        super().begin()
 
     def _log_probabilities(self, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
         """Of the chosen and of the rejected side of each pair."""
@@ -250,6 +270,7 @@ class TRLTrainer:
         seed: int = 0,
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
+        keep_state: bool = False,
     ) -> float:
         """See :class:`repro.training.Trainer`."""
         snapshots = snapshots or {}
@@ -278,8 +299,9 @@ class TRLTrainer:
             plan.resume(**facts)
         parts: dict[str, Any] = {
             "plan": plan,
-            "output": Output(tokenizer, base, snapshots, states, self.save_every, on_step),
-            "inherit": state or inherit,
+            "output": Output(tokenizer, base, snapshots, states, self.save_every, keep_state, on_step),
+            "inherit": inherit,
+            "resumed": state,
             "model": model,
             "peft_config": self._adapter(),
             "train_dataset": Dataset.from_list(plan.rows[:1]),  # for TRL's checks; the rows are in the plan
@@ -299,9 +321,7 @@ class TRLTrainer:
                 data_collator=DataCollatorForLanguageModeling(pad, padding_free=self.padding_free),
                 **parts,
             )
-        if state:
-            checkpoints.load_trained(trainer.model, state / checkpoints.STATE_WEIGHTS)
-        elif base != model_dir:  # the adapter of an earlier call goes on
+        if base != model_dir:  # the adapter of an earlier call goes on
             checkpoints.load_trained(
                 trainer.model, model_dir / checkpoints.ADAPTER / checkpoints.ADAPTER_WEIGHTS
             )

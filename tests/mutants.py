@@ -1,0 +1,261 @@
+"""Do the tests see? Hand-made mutants of the code, each of which the tests named beside it must kill.
+
+``make mutants`` (or ``python tests/mutants.py [word in a file's name ...]``) copies the tree to a temporary
+folder, checks that the named tests pass there, then puts in one mutant after the other. A mutant on which
+they still pass has *survived*: something the code does goes unseen. Outcomes are kept in work/mutants.jsonl
+for as long as code and tests stay as they are, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from repro import files
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("repro", "baselines", "benchmarks", "tests", "pyproject.toml")
+PATIENCE = 120.0  # seconds for the tests of one mutant; beyond that it hangs, which is seen too
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    text: str  # in the file exactly once
+    instead: str
+    tests: tuple[str, ...]  # what pytest is given: the fewest that should kill it
+
+
+def baseline(name: str, text: str, instead: str, *tests: str) -> Mutant:
+    """Of a method; its transcript is to change, where no test of test_baselines.py is named."""
+    named = tuple(f"tests/test_baselines.py::{test}" for test in tests)
+    golden = (f"tests/test_golden.py::test_calls_are_those_on_record[{name}]",)
+    return Mutant(f"baselines/{name}.py", text, instead, named or golden)
+
+
+def seen_by(file: str, tests: str, changes: dict[str, str]) -> list[Mutant]:
+    """Mutants of one file, text -> what stands there instead, that the same tests should kill."""
+    return [Mutant(file, text, instead, tuple(tests.split())) for text, instead in changes.items()]
+
+
+BASELINES = [
+    baseline("star", 'start="base"', 'start="current"'),
+    baseline("star", "temperature=self.temperature, top_p=self.top_p)]", "temperature=self.temperature)]"),
+    baseline("star", "temperature=self.temperature, top_p=self.top_p, hint", "top_p=self.top_p, hint"),
+    baseline("star", "top_p=self.top_p, hint=True", "top_p=self.top_p"),
+    baseline("star", "kept += [c for (c,) in hinted if c.correct]", "kept += [c for (c,) in hinted]"),
+    baseline("star", "steps=None if last else self.steps(lab.round)", "steps=self.steps(lab.round)"),
+    baseline("star", "+ sampling + next_steps", "+ next_steps", "test_star_last_round_rule"),
+    baseline("star", "self.steps(lab.round + 1)", "self.steps(lab.round)",
+             "test_star_asks_whether_the_next_round_fits"),
+    baseline("star", "min(round, self.growth_rounds)", "round"),
+    baseline("rft", "temperature=self.temperature, top_k=self.top_k", "temperature=self.temperature"),
+    baseline("rft", 'start="base", ', ""),
+    baseline("rft", "if c.correct and equations_hold(c.text)]", "if c.correct]",
+             "test_rft_trains_on_what_adds_up"),
+    baseline("rft", "for text in distinct(texts)", "for text in texts"),
+    baseline("rft", "spread(text, others) > spread", "spread(text, others) < spread",
+             "test_rft_keeps_of_two_texts_with_one_path_the_farther_one"),
+    baseline("rft", "min(affordable, k, k_max - k)", "min(affordable, k_max - k)"),
+    baseline("rft", "(one_more + training / k)", "one_more", "test_rft_plans_k_from_what_is_left"),
+    baseline("adastar", "self.last[i], self.wins[i], self.rank[i]", "self.last[i], self.rank[i]"),
+    baseline("adastar", "alpha**power + 1e-9", "alpha**power", "test_adastar_pop_count"),
+    baseline("adastar", "kept[:wanted]", "kept"),
+    baseline("adastar", "top_k=self.top_k,\n", "\n"),
+    baseline("adastar", "wins[i] = 1 / attempt", "wins[i] = 1", "test_adastar_second_attempt_counts_half"),
+    baseline("adastar", "for i in popped:", "for i in order[:m]:"),
+    baseline("adastar", "wins.get(i, 0.0)", "state.wins[i]"),
+    baseline("star_acc_lazy", "while len(kept) < wanted and m", "while m"),
+    baseline("star_acc_lazy", "kept[:wanted]", "kept"),
+    baseline("star_acc_lazy", "top_p: float = 0.9", "top_p: float = 0.95",
+             "test_settings_that_are_said_to_be_adastars_are"),
+    baseline("hs_star", "objective=self.objective,\n", "\n"),
+    baseline("hs_star", "pre = lab.sample(problems, n_pre, temperature=self.temperature, top_p=self.top_p)",
+             "pre = lab.sample(problems, n_pre, top_p=self.top_p)"),
+    baseline("hs_star", "extra, temperature=self.temperature, top_p=self.top_p", "extra, top_p=self.top_p"),
+    baseline("hs_star", "extra, temperature=self.temperature, top_p=self.top_p",
+             "extra, temperature=self.temperature"),
+    baseline("hs_star", "pair_up(before + after, random)", "pair_up(after, random)",
+             "test_hs_star_pairs_its_pre_samples_too"),
+    baseline("hs_star", "key=lambda item: -item[0]", "key=lambda item: item[0]"),
+    baseline("hs_star", "(self.n - n_pre) * len(problems)", "self.n * len(problems)"),
+    baseline("hs_star", "random.permutation(problems)[:remainder]", "range(remainder)"),
+    baseline("hs_star", "if not state:", "if len(state) < self.problems_per_round:"),
+    baseline("hs_star", "epochs=self.epochs", "epochs=2"),
+    baseline("sai_dpo", "objective=self.objective,\n", "\n"),
+    baseline("sai_dpo", "search=True", "search=False"),
+    baseline("sai_dpo", "state.recent = {*probed, *selected}", "state.recent = {*selected}"),
+    baseline("sai_dpo", "for i in candidates if i not in tries", "for i in candidates"),
+    baseline("sai_dpo", "hardest_first[int(self.drop_hardest * len(mixed)) :]", "hardest_first"),
+    baseline("sai_dpo", "(error + epsilon) / total", "1 / len(errors)"),
+    baseline("sai_dpo", "temperature=self.temperature, search", "search"),
+    baseline("sai_dpo", "return rate(tries), -float(steps), ", "return rate(tries), ",
+             "test_sai_dpo_difficulty_order"),
+    baseline("b_star", "texts[:cap]", "texts"),
+    baseline("b_star", "ceil(self.n_wanted / len(queries))", "self.n_wanted // len(queries)",
+             "test_b_star_by_hand_without_process_rewards"),
+    baseline("b_star", "distinct_above(rated, threshold)", "distinct_above(rated, 0.0)",
+             "test_b_star_by_hand_with_process_rewards"),
+    baseline("b_star", "if reward > threshold]", "if reward >= threshold]", "test_b_star_balance_score"),
+    baseline("b_star", "min(different / n_star, 1) * ", "", "test_b_star_balance_score"),
+    baseline("b_star", "horizon=self.horizon,\n", "\n"),
+    baseline("b_star", "inherit_optimizer=True,\n", "\n"),
+    baseline("b_star", "temperature=temperature, search=True", "temperature=temperature"),
+    baseline("b_star", "best = max(balance", "best = min(balance"),
+    baseline("b_star", "key=lambda item: -item[0]", "key=lambda item: item[0]",
+             "test_b_star_keeps_distinct_texts_best_first"),
+    baseline("b_star", "2 * aggregate(next(steps), self.aggregation) - 1", "aggregate(next(steps), 'min')"),
+    baseline("control_unverified", "for (c,) in tries]", "for (c,) in tries if c.correct]"),
+    baseline("control_unverified", "top_p=self.top_p, ", ""),
+    baseline("control_continued", "inherit_optimizer=True,\n", "\n"),
+    baseline("control_gold", "optimizer=self.optimizer)", "optimizer=self.optimizer, epochs=1)"),
+]  # fmt: skip
+
+# repro/lab.py, run.py, journal.py: what is charged, cut, seeded and resumed.
+LAB: list[Mutant] = []
+
+# repro/evaluation.py, collect.py: what is recorded of it.
+RECORDING: list[Mutant] = []
+
+FLOPS = [
+    *seen_by("repro/flops.py", "tests/test_batches.py::test_a_batch_is_padded_to_its_longest_row", {
+        "longest = max(row.padded": "longest = min(row.padded",
+        "padded=longest * total.sequences": "padded=total.padded",
+    }),
+    *seen_by("repro/flops.py", "tests/test_flops.py", {
+        "TRAINING_PASSES = 3": "TRAINING_PASSES = 2",
+        "head = 2 * shape": "head = shape",
+        "attention = 4 * shape.layers": "attention = 2 * shape.layers",
+        "self.heads + self.kv_heads": "2 * self.heads",
+        "logits=1 + decoded": "logits=decoded",
+        "tokens=prompt - shared + decoded": "tokens=prompt + decoded",
+        "pairs=sum(map(_causal, totals))": "pairs=sum(totals)",
+        "- _causal(shared)\n": "\n",
+        "passes * attention + adapters": "(passes - 1) * attention + adapters",
+        "passes * 2 * shape.parameters": "2 * shape.parameters",
+        "padded=len(totals) * max(totals, default=0)": "padded=sum(totals)",
+    }),
+]  # fmt: skip
+
+STATISTICS = [
+    *seen_by("repro/reporting/statistics.py", "tests/test_resampling.py", {
+        "drawn / (n * len(tiers))": "drawn / len(tier_of)",
+        "1 / (sizes * len(tiers))": "1 / (sizes * sizes)",
+    }),
+    *seen_by("repro/reporting/statistics.py", "tests/test_statistics.py", {
+        "y[..., tier_of == t].mean(-1)": "y[..., tier_of == t].sum(-1)",
+        "y, rows = y - y.mean(0), rows - 1": "rows = rows - 1",
+        "between - np.sum(noise) / len(noise) ** 2": "between",
+        "worst = max(worst, min(1.0, (len(p) - step) * p[i]))": "worst = min(1.0, (len(p) - step) * p[i])",
+        "(len(p) - step) * p[i]": "len(p) * p[i]",
+        "1 + better.sum(0)": "1 + better.sum(1)",
+        "(1 - LEVEL) / 2,": "(1 - LEVEL),",
+        "self.weights @ y + self._seed_part(BOOTSTRAPS, variance, df)": "self.weights @ y",
+        "null += self._seed_part(FLIPS, variance, df)\n": "\n",
+    }),
+    *seen_by("repro/reporting/analysis.py", "tests/test_statistics.py", {
+        "adjusted = holm([d.p for d in found if isinstance(d, Difference)])":
+            "adjusted = [d.p for d in found if isinstance(d, Difference)]",
+        "variance * self._trained(method) / len(y), df": "variance * self._trained(method), df",
+        "(self._trained(method) + self._trained(reference)) / len(ours)": "1 / len(ours)",
+        '"sampled", None, paired=True': '"sampled", None, paired=False',
+        "each = (ours - theirs).mean(0)": "each = ours.mean(0) - np.sort(theirs.mean(0))",
+        "row.role in (Role.METHOD, Role.ABLATION)": "row.role in (Role.METHOD,)",
+        "score.mean >= target - 1e-9": "score.low >= target - 1e-9",
+        "budget if self._trained(method) else 0": "budget",
+    }),
+]  # fmt: skip
+
+# repro/verify: what counts as right.
+VERIFIER: list[Mutant] = []
+
+MUTANTS = [*BASELINES, *LAB, *RECORDING, *FLOPS, *STATISTICS, *VERIFIER]
+
+
+# --- running them -----------------------------------------------------------------------------------------
+
+
+def copy_tree(root: Path, target: Path) -> None:
+    """The parts of the project that tests need, without what runs and caches left in them."""
+    junk = shutil.ignore_patterns("__pycache__", ".*", "work", "results")
+    for part in PARTS:
+        if (root / part).is_dir():
+            shutil.copytree(root / part, target / part, ignore=junk)
+        elif (root / part).exists():
+            shutil.copy(root / part, target / part)
+
+
+def mutated(mutant: Mutant, root: Path) -> str:
+    """The file with the mutant in it; raises ``ValueError`` unless its text is there exactly once."""
+    text = (root / mutant.file).read_text()
+    if text.count(mutant.text) != 1 or mutant.text == mutant.instead:
+        raise ValueError(f"{mutant.file} holds {mutant.text!r} {text.count(mutant.text)} times, not once")
+    return text.replace(mutant.text, mutant.instead)
+
+
+def run_tests(root: Path, tests: Sequence[str]) -> int | None:
+    """pytest's exit status in the tree at ``root``, None if it took too long."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | quick | {"PYTHONPATH": str(root)}
+    try:
+        done = subprocess.run(command, cwd=root, env=environment, timeout=PATIENCE, capture_output=True)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.returncode
+
+
+def outcome(mutant: Mutant, root: Path) -> str:
+    """``killed``, ``survived``, or ``broken``: a mutant with which tests cannot even be collected."""
+    path = root / mutant.file
+    before = path.read_text()
+    path.write_text(mutated(mutant, root))
+    try:
+        status = run_tests(root, mutant.tests)
+    finally:
+        path.write_text(before)
+    return {0: "survived", 1: "killed", None: "killed"}.get(status, "broken")
+
+
+def run(mutants: Sequence[Mutant], root: Path, kept: Path) -> Counter[str]:
+    """Try each, print a table, and return how many had which outcome. ``kept`` has those of earlier runs."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        tree = Path(folder)
+        copy_tree(root, tree)
+        state = files.digest(
+            {str(f.relative_to(tree)): files.sha256(f) for f in tree.rglob("*") if f.is_file()}
+        )
+        lines = map(json.loads, kept.read_text().splitlines()) if kept.exists() else ()
+        known = {key: found for now, key, found in lines if now == state}
+        named = {test for m in mutants if files.digest(repr(m)) not in known for test in m.tests}
+        if named and run_tests(tree, sorted(named)) != 0:
+            raise SystemExit(f"The tests fail without any mutant: pytest -x {' '.join(sorted(named))}")
+        kept.parent.mkdir(exist_ok=True)
+        counts = Counter[str]()
+        for mutant in mutants:
+            key, started = files.digest(repr(mutant)), perf_counter()
+            if key not in known:
+                known[key] = outcome(mutant, tree)
+                with kept.open("a") as file:
+                    file.write(json.dumps([state, key, known[key]]) + "\n")
+            counts[known[key]] += 1
+            change = f"{mutant.text.strip()!r} -> {mutant.instead.strip()!r}"
+            seconds = perf_counter() - started
+            print(f"{known[key]:8} {seconds:5.1f} s  {mutant.file:32} {change}", flush=True)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()), f"of {len(mutants)} mutants")
+    return counts
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    chosen = [mutant for mutant in MUTANTS if not wanted or any(word in mutant.file for word in wanted)]
+    sys.exit(set(run(chosen, ROOT, ROOT / "work" / "mutants.jsonl")) != {"killed"})

@@ -1,0 +1,165 @@
+"""Every baseline's calls on the Lab, with all their arguments, against those on record in golden/.
+
+A transcript that changes is a method that changes. Where that is meant, renew them and read the difference:
+``pytest tests/test_golden.py --renew-golden``, then ``git diff tests/golden``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from difflib import unified_diff
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_lab import ACCURACIES, NAMES, SMALL, Call, FakeLab, fake_lab, method_class, rounds_of
+
+from repro.method import DPO, BudgetSpent, Completion, Example, Optimizer, Pair, Problem
+from repro.objectives import Settings
+
+GOLDEN = Path(__file__).with_name("golden")
+ROUNDS = 4
+LIMIT = 12_000  # FLOPs, of methods that plan: their last round is among the four, the others have none
+
+
+# --- writing a transcript ---------------------------------------------------------------------------------
+
+
+def played(name: str, process_rewards: bool, **overrides: Any) -> FakeLab:
+    limit = LIMIT if method_class(name)().plans else 1_000_000
+    lab = fake_lab(name, accuracy=ACCURACIES["mixed"], limit=limit, process_rewards=process_rewards)
+    try:
+        for _ in rounds_of(name, lab, ROUNDS, **overrides):
+            lab.record("round", ended=lab.round, spent=lab.spent)
+    except BudgetSpent:
+        lab.record("budget", spent=lab.spent)
+    return lab
+
+
+def digest(rows: Sequence[str]) -> str:
+    return hashlib.sha256("\x1f".join(rows).encode()).hexdigest()[:8]
+
+
+def shown(value: Any) -> str:
+    """An argument in few characters: of long lists their length and a digest."""
+    match value:
+        case Settings():
+            changed = value.model_dump(exclude_defaults=True).items()
+            kind = "" if isinstance(value, Optimizer) else type(value).__name__
+            return f"{kind}({','.join(f'{key}={shown(item)}' for key, item in changed)})"
+        case list() if len(set(map(repr, value))) == 1 and not isinstance(value[0], Problem | Pair | Example):
+            return shown(value[0])
+        case list():
+            return f"{len(value)}:{digest([text_of(row) for row in value])}"
+        case float():
+            return f"{value:.6g}"
+        case None:
+            return "-"
+    return str(value)
+
+
+def text_of(row: Any) -> str:
+    match row:
+        case Problem():
+            return row.id
+        case Completion():
+            return "\x1e".join([row.problem.id, row.text])
+        case Example() | Pair():
+            return "\x1e".join([row.problem.id, *row.responses])
+    return str(row)
+
+
+def line(call: Call) -> str:
+    arguments = " ".join(f"{key}={shown(value)}" for key, value in call.arguments.items())
+    return f"{call.what:9} {arguments}"
+
+
+def visits(lab: FakeLab) -> list[str]:
+    """How often the problems were sampled, and how often they are in the training data."""
+    sampled = Counter[str]()
+    for call in lab.made("sample"):
+        for problem, n in zip(call["problems"], call["n"], strict=True):
+            sampled[problem.id] += n
+    trained = Counter(row.problem.id for call in lab.made("train") for row in call["data"])
+    return [
+        f"{what:9} {seen.total()} over {len(seen)} problems, {min(seen.values())} to {max(seen.values())}"
+        for what, seen in (("sampled", sampled), ("trained", trained))
+        if seen
+    ]
+
+
+def transcript(name: str, lab: FakeLab) -> str:
+    settings = " ".join(f"{key}={shown(value)}" for key, value in SMALL.get(name, {}).items())
+    lines = [*map(line, lab.calls), *visits(lab)]
+    title = f"{name}, {'with' if lab.process_rewards else 'without'} process rewards" if lab.asked else name
+    return "\n".join([title, f"digest    {digest(lines)}", f"settings  {settings}".rstrip(), *lines, ""])
+
+
+# --- comparing it -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_are_those_on_record(name: str, pytestconfig: pytest.Config) -> None:
+    labs = [played(name, process_rewards=False)]
+    if labs[0].asked:
+        labs.append(played(name, process_rewards=True))
+    for lab in labs:
+        path = GOLDEN / f"{name}{'-process' if lab.process_rewards else ''}.txt"
+        new = transcript(name, lab)
+        if pytestconfig.getoption("renew_golden"):
+            path.write_text(new)
+        old = path.read_text() if path.exists() else ""
+        changes = unified_diff(old.splitlines(), new.splitlines(), str(path), "now", lineterm="", n=1)
+        hint = "If this is meant: pytest tests/test_golden.py --renew-golden"
+        if new != old:
+            pytest.fail("\n".join([f"{name} calls the Lab differently.", *changes, hint]), pytrace=False)
+
+
+def test_every_transcript_has_a_method_and_short_lines() -> None:
+    for path in GOLDEN.iterdir():
+        assert path.name.removesuffix(".txt").removesuffix("-process") in NAMES
+        assert max(map(len, path.read_text().splitlines())) < 200
+
+
+# --- every setting reaches the Lab ------------------------------------------------------------------------
+
+FIELDS = [(name, field) for name in NAMES for field in method_class(name).model_fields if field != "plans"]
+
+
+def another(value: Any) -> Any:
+    """A setting of the same type that should make a difference."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value / 2 if value <= 1 else value * 2
+        case tuple():
+            return value[: len(value) // 2]
+        case Optimizer():
+            return value.model_copy(update={"learning_rate": 2 * value.learning_rate})
+        case DPO():
+            return value.model_copy(update={"beta": 2 * value.beta})
+        case "min":
+            return "mean"
+        case "\n":
+            return "then"
+    raise NotImplementedError(f"name here what to set instead of {value!r}")
+
+
+@cache
+def as_it_is(name: str, process_rewards: bool) -> FakeLab:
+    return played(name, process_rewards)
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+def test_every_setting_makes_a_difference(name: str, field: str) -> None:
+    value = another(getattr(method_class(name)(**SMALL.get(name, {})), field))
+    both = (False, True) if as_it_is(name, False).asked else (False,)
+    assert any(
+        played(name, rewards, **{field: value}).calls != as_it_is(name, rewards).calls for rewards in both
+    ), f"{name} calls the Lab alike with {field}={value!r}: use it, or give SMALL a setting where it matters"
