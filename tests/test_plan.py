@@ -232,7 +232,7 @@ def test_prepared_problems_are_measured(tmp_path: Path) -> None:
 def test_worked_examples_are_read_once_for_each_call(tmp_path: Path) -> None:
     (play,) = made(tmp_path, methods=["control_unverified"], prompt__shots=20).plays.values()
     top = play.standings[-1]
-    # 20 examples of 68 + 82 tokens are 3,000; a completion is the one above, whose 68 + 31 queries see them too.
+    # 20 examples of 68 + 82 tokens are 3,000; the 68 + 31 queries of the completion above see them too.
     completions = top.completions * (14_904_320 + 99 * 3_000 * 512)
     reading = 3_000 * 2 * 61_440 + 512 * 3_000 * 3_001 // 2
     calls, rest = divmod(top.accounts["sample"] - completions, reading)
@@ -303,7 +303,8 @@ def test_unknown_gpu_and_model(tmp_path: Path) -> None:
 def test_needs_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from repro.planning import plan;"
-        "from repro.config import load_study; from repro.layout import Layout; file = Path('benchmarks/studies/smoke.yaml');"
+        "from repro.config import load_study; from repro.layout import Layout;"
+        "file = Path('benchmarks/studies/smoke.yaml');"
         "plan.render(plan.make(load_study(file), Layout(Path('.'), 'x'), file), ['H100']);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
