@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from repro.cli import app
-from repro.planning import doctor
+from repro.planning import doctor, plan
 from repro.planning.doctor import Cuda, diagnose
 from repro.planning.hardware import GIB
 
@@ -112,7 +112,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         doctor, "_version", lambda name: place.versions[name] if name in place.versions else real(name)
     )
     place.set(
-        name="tiny", title="Tiny", seeds=[0], budgets=["1e12"], methods=["adastar", "control_base"],
+        name="tiny", title="Tiny", seeds=[0], budgets=["1e11"], methods=["adastar", "control_base"],
         problems={"source": "ladder", "train": 40, "test": 20},
         base_model={"source": "folder", "path": str(place.model)},
         sampling={"max_tokens": 32}, training={"max_length": 128, "micro_batch": 4},
@@ -142,7 +142,7 @@ def hub(place: Place) -> Path:
     cache, revision = place.root / "cache", "0" * 40
     place.monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     model = {"source": "hub", "name": "Qwen/Qwen2.5-0.5B", "revision": revision}
-    place.set(base_model=model, budgets=["1e16"])
+    place.set(base_model=model)
     return cache / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / revision
 
 
@@ -253,7 +253,7 @@ def unknown_method(place: Place) -> None:
     place.set(methods=["adastar", "nonesuch"])
 
 
-@fault("methods", "unknown key `temprature`", "known here: attempts")
+@fault("methods", "unknown key `temprature`", "known here: plans, attempts")
 def misspelt_hyperparameter(place: Place) -> None:
     place.set(hyperparameters={"adastar": {"temprature": 1}})
 
@@ -354,11 +354,32 @@ def torn_problem_file(place: Place) -> None:
     (place.work / "problems" / "train.jsonl").write_text('{"id": "p-')
 
 
-@fault("budgets", "one optimizer step of adastar costs about 1.7e+08 FLOPs", "raise budgets")
+@fault("budgets", "the lowest, 1e+06 FLOPs, does not pay for one optimizer step of adastar", "raise budgets")
 def budget_below_a_step(place: Place) -> None:
-    # A sequence of the ladder: 20 tokens asked, 30 answered, 1,275 pairs. A forward pass of the model of
-    # test_plan.py is 2*61,440*50 + 2*3,200*50 + 512*1,275 = 7,116,800; 3 passes over 8 of them: 170,803,200.
     place.set(budgets=[1e6])
+
+
+@fault("budgets", "2e+09 FLOPs, does not pay for a second round of adastar", "the first that does is 1e+11")
+def budget_below_a_round(place: Place) -> None:
+    # A sequence of the ladder: 20 tokens asked, 30 answered, 1,275 pairs. A forward pass of the model of
+    # test_plan.py is 2*61,440*50 + 2*3,200*50 + 512*1,275 = 7,116,800. The first round samples at most 80
+    # times, which costs less than so many of them, and has 40 steps of 3 passes over 8: 170,803,200 each.
+    place.set(budgets=[2e9, 1e11])
+
+
+@fault(
+    "budgets", "a rehearsal of adastar failed in round 1: ZeroDivisionError: oh", "mend baselines/adastar.py"
+)
+def broken_method(place: Place) -> None:
+    class Broken:
+        plans = False
+
+        def start(self, lab: Any) -> None:
+            lab.round = 1
+            raise ZeroDivisionError("oh")
+
+    rehearse = plan.rehearse
+    place.monkeypatch.setattr(plan, "rehearse", lambda method, *more: rehearse(Broken(), *more))
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -175,8 +175,10 @@ def test_every_config_that_ships_is_accepted(path: Path) -> None:
             "distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}",
             "'FSDP' is not supported; use MULTI_GPU, or",
         ),
-        ("- a\n- b", "distributed_type None is not supported"),
-        ("a: [", "cannot be read as YAML"),
+        ("num_processes: 2", "distributed_type None is not supported"),
+        ("distributed_type: MULTI_GPU\nnum_processes: many", "num_processes is 'many'; set it to"),
+        ("- a\n- b", "is not a mapping of keys; write it anew"),
+        ("a: [", "is not YAML; mend it"),
     ],
 )
 def test_configs_that_are_not_accepted(tmp_path: Path, text: str, sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ GOOD: dict[str, Any] = {
     "name": "tiny",
     "title": "Tiny",
     "seeds": [0, 1],
-    "budgets": ["1e12", "2e12", "4e12"],
+    "budgets": ["2e10", "4e10", "8e10"],
     "methods": ["star", "adastar", "hs_star", "control_base", "control_continued"],
     "problems": {"source": "gsm8k", "train": 100},
     "prompt": {"style": "plain", "template": "{question}"},
@@ -42,23 +43,6 @@ GOOD: dict[str, Any] = {
         "profile": "pocket", "max_tokens": 32, "benchmarks": {"gsm8k": {"limit": 10, "samples": 3}},
     },
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records of a pocket study in which AdaSTaR sampled 4 tokens for each that it trained on, HS-STaR 2."""
-    folder = tmp_path / "records"
-    folder.mkdir()
-    accounts = {
-        "adastar": {"train": 100, "sample": 300, "search": 100},
-        "hs_star": {"train": 50, "sample": 100, "search": 0},
-        "control_base": {"train": 0, "sample": 0, "search": 0},
-    }
-    lines = [f"{name},{of},{n}" for name, tokens in accounts.items() for of, n in tokens.items()]
-    (folder / "ledger.csv").write_text("\n".join(["method,account,tokens", *lines]))
-    notes = "method,mode_note\nadastar,\nhs_star,process rewards: rules\n"
-    (folder / "runs.csv").write_text(notes)
-    monkeypatch.setattr(plan, "POCKET", folder)
 
 
 def made(tmp_path: Path, **changes: Any) -> plan.Plan:
@@ -88,29 +72,38 @@ def made(tmp_path: Path, **changes: Any) -> plan.Plan:
 #   per pair     4 * 2 layers * 4 * 16      =      512
 #   parameters   61,440 + 2 * 3,200 + 64 * 5 = 68,160
 #
-# A training sequence has the 68 tokens assumed of a question of GSM8K (no wording) and the 32 of max_tokens:
-#   forward    2*61,440*100 + 2*3,200*100 + 512*5,050 = 12,288,000 + 640,000 + 2,585,600 = 15,513,600
-#   SFT        3 * 15,513,600 = 46,540,800;  DPO 4 * 15,513,600 = 62,054,400
-# A completion: 68 + 31 tokens, 32 logits, 99*100/2 = 4,950 pairs:
-#   12,165,120 + 204,800 + 2,534,400 = 14,904,320
+# A prompt has the 68 tokens assumed of a question of GSM8K (no wording), a completion the 32 of max_tokens.
 
-SFT, DPO, COMPLETION = 46_540_800, 62_054_400, 14_904_320
+ADASTAR = {"methods": ["adastar"]}
 
 
-def test_budgets_are_exact_and_their_shares_follow_the_measured_ratio(tmp_path: Path) -> None:
-    runs = {run.method: run for run in made(tmp_path).runs}
-    # Two seeds. AdaSTaR has one run to the top; STaR plans from its budget: 1 + 2 + 4 TFLOP for each seed.
-    assert (runs["adastar"].runs, runs["adastar"].flops) == (2, 2 * 4 * 10**12)
-    assert (runs["star"].runs, runs["star"].flops) == (6, 2 * 7 * 10**12)
-    # For each sequence trained on, AdaSTaR samples (300 + 100) / 100 = 4 completions.
-    sampled = 4 * COMPLETION
-    assert runs["adastar"].train == pytest.approx(8e12 * SFT / (SFT + sampled))
-    assert runs["adastar"].sample == pytest.approx(8e12 * sampled / (SFT + sampled))
-    # HS-STaR trains on pairs and samples 100 / 50 = 2.
-    assert runs["hs_star"].train == pytest.approx(8e12 * DPO / (DPO + 2 * COMPLETION))
-    # STaR is not in these records: 4 by assumption, and its row says so.
-    assert runs["star"].train == pytest.approx(14e12 * SFT / (SFT + 4 * COMPLETION))
-    assert "sampling assumed" in runs["star"].note and "sampling assumed" not in runs["adastar"].note
+def test_budgets_are_exact_and_their_shares_are_those_of_the_plays(tmp_path: Path) -> None:
+    made_plan = made(tmp_path)
+    runs = {run.method: run for run in made_plan.runs}
+    # Two seeds. AdaSTaR has one run to the top; STaR plans from its budget: 20 + 40 + 80 GFLOP for each seed.
+    assert (runs["adastar"].runs, runs["adastar"].flops) == (2, 2 * 80 * 10**9)
+    assert (runs["star"].runs, runs["star"].flops) == (6, 2 * 140 * 10**9)
+    for name, run in runs.items():
+        accounts: Counter[str] = Counter()
+        for end in made_plan.plays[name].runs:
+            accounts.update(end.accounts)
+        assert run.train == 2 * accounts["train"]
+        assert run.sample == 2 * (accounts["sample"] + accounts["search"])
+    assert 0.98 * runs["adastar"].flops < runs["adastar"].train + runs["adastar"].sample
+    assert runs["star"].note == "one run per budget" and not runs["adastar"].note
+
+
+def test_a_play_charges_the_study_s_lengths(tmp_path: Path) -> None:
+    """SFT on what was sampled one by one, so that the price of either is known in numbers."""
+    (play,) = made(tmp_path, methods=["control_unverified"]).plays.values()
+    top = play.standings[-1]
+    # A completion: 68 + 31 tokens, 32 logits, 99*100/2 = 4,950 pairs:
+    #   12,165,120 + 204,800 + 2,534,400 = 14,904,320
+    assert top.accounts["sample"] == 14_904_320 * top.completions
+    # A sequence: 2*61,440*100 + 2*3,200*100 + 512*5,050 = 15,513,600; 3 passes, 8 in a step
+    assert top.accounts["train"] == 3 * 8 * 15_513_600 * top.steps
+    assert [one.budget for one in play.standings] == [20 * 10**9, 40 * 10**9, 80 * 10**9]
+    assert 1 < play.standings[0].rounds < top.rounds and 40 < play.standings[0].steps < top.steps
 
 
 def test_what_spends_nothing(tmp_path: Path) -> None:
@@ -118,7 +111,8 @@ def test_what_spends_nothing(tmp_path: Path) -> None:
     runs = {run.method: run for run in made_plan.runs}
     assert runs["control_base"].flops == runs["control_continued"].flops == 0
     assert "unavailable" in runs["control_continued"].note and runs["control_continued"].evaluate == 0
-    assert set(made_plan.steps) == {"star", "adastar", "hs_star"}
+    spend = {name for name, play in made_plan.plays.items() if play.spends}
+    assert spend == {"star", "adastar", "hs_star"}
     # The base model is one checkpoint for each seed, the others one for each seed and budget.
     assert 3 * runs["control_base"].evaluate == runs["adastar"].evaluate > 0
 
@@ -133,11 +127,14 @@ def test_evaluation(tmp_path: Path) -> None:
 
 def test_a_reward_model_scores_what_a_scoring_method_samples(tmp_path: Path) -> None:
     rewards = {"kind": "token_classification", "path": str(tmp_path / "model")}
-    runs = {run.method: run for run in made(tmp_path, process_rewards=rewards).runs}
-    # The same tiny model without its head: 15,513,600 - 640,000 = 14,873,600 for each of 2 completions.
-    parts = DPO, 2 * COMPLETION, 2 * 14_873_600
-    assert runs["hs_star"].reward == pytest.approx(8e12 * parts[2] / sum(parts))
-    assert runs["adastar"].reward == 0  # it did not ask for rewards in the pocket study
+    made_plan = made(tmp_path, process_rewards=rewards)
+    runs = {run.method: run for run in made_plan.runs}
+    # The same tiny model without its head: 15,513,600 - 640,000 for each of what HS-STaR sampled, at most
+    # the last call's is not scored yet. Two seeds.
+    (end,) = made_plan.plays["hs_star"].runs
+    scored = runs["hs_star"].reward / 2 / 14_873_600
+    assert end.completions - 800 <= scored <= end.completions and scored == int(scored)
+    assert runs["adastar"].reward == 0  # it does not ask for rewards
 
 
 def test_hours(tmp_path: Path) -> None:
@@ -175,25 +172,9 @@ def test_training_memory(tmp_path: Path) -> None:
 def test_training_in_processes(tmp_path: Path, kind: str, states: float) -> None:
     """FSDP divides everything by 4; data-parallel copies hold gradient buckets besides."""
     config = tmp_path / "accelerate.yaml"
-    config.write_text(f"distributed_type: {kind}\nnum_processes: 4\n")
+    config.write_text(f"distributed_type: {kind}\nnum_processes: 4\nfsdp_config: {{fsdp_version: 2}}\n")
     need = made(tmp_path, methods=["adastar"], training__accelerate=str(config)).memory[0]
     assert need.bytes - plan.RESERVED - 4_325_376 == states
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        (None, "cannot be read"), ("a: [", "is not YAML"), ("- 1", "is not a mapping"),
-        ("num_processes: many", "num_processes is 'many'"),
-        ("distributed_type: TPU", "distributed_type 'TPU' is not supported"),
-    ],
-)  # fmt: skip
-def test_accelerate_configs_that_do_not_do(tmp_path: Path, text: str | None, complaint: str) -> None:
-    config = tmp_path / "accelerate.yaml"
-    if text is not None:
-        config.write_text(text)
-    with pytest.raises(UserError, match=complaint):
-        plan.processes(config)
 
 
 def test_sampling_memory(tmp_path: Path) -> None:
@@ -216,13 +197,19 @@ def test_what_does_not_fit_names_the_keys_to_change(tmp_path: Path) -> None:
 
 
 def test_disk(tmp_path: Path) -> None:
-    disk = {place.what.split(":")[0]: place for place in made(tmp_path, methods=["star", "adastar"]).disk}
+    disk = {place.what: place for place in made(tmp_path, methods=["star", "adastar"]).disk}
     # Weights 4 * 68,160 = 272,640 bytes, moments 545,280, a training call 817,920.
     # Two methods, two seeds, three budgets: 12 * 272,640
-    assert disk["checkpoints kept"].bytes == 3_271_680
+    assert disk["weights of every budget"].bytes == 3_271_680
+    # What AdaSTaR's two runs end with; STaR plans, so that no run of it goes on to a higher budget.
+    assert disk["last weights and moments, to go on from"].bytes == 2 * 817_920
     assert disk["checkpoints of the job that runs"].bytes == 817_920
     # 10 problems, 3 + 1 completions, 3 budgets, 2 + 6 runs, 64 bytes
     assert disk["evaluated samples (parquet)"].bytes == 10 * 4 * 3 * 8 * 64
+    forgets = made(tmp_path, **ADASTAR, training__keep_moments=False, training__save_every=5)
+    disk = {place.what: place for place in forgets.disk}
+    assert disk["last weights and moments, to go on from"].bytes == 0
+    assert disk["checkpoints of the job that runs"].bytes == 2 * 817_920
 
 
 def test_power_is_that_of_the_statistics(tmp_path: Path) -> None:
@@ -242,17 +229,33 @@ def test_prepared_problems_are_measured(tmp_path: Path) -> None:
     assert "training prompts of 100 tokens" in sentences and "no problem file" not in sentences
 
 
-def test_worked_examples_lengthen_what_is_sampled_from(tmp_path: Path) -> None:
-    none, two = (made(tmp_path, prompt__shots=shots) for shots in (0, 2))
-    assert two.prefill > none.prefill and two.steps == none.steps
-    assert two.total("sample") > none.total("sample")
+def test_worked_examples_are_read_once_for_each_call(tmp_path: Path) -> None:
+    (play,) = made(tmp_path, methods=["control_unverified"], prompt__shots=20).plays.values()
+    top = play.standings[-1]
+    # 20 examples of 68 + 82 tokens are 3,000; the 68 + 31 queries of the completion above see them too.
+    completions = top.completions * (14_904_320 + 99 * 3_000 * 512)
+    reading = 3_000 * 2 * 61_440 + 512 * 3_000 * 3_001 // 2
+    calls, rest = divmod(top.accounts["sample"] - completions, reading)
+    assert rest == 0 and calls in (top.rounds, top.rounds - 1) and calls > 1
+
+
+def test_rows_of_the_user_s_own_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    problems = {"source": "jsonl", "file": str(file), "validation": 5}
+    sentences = " ".join(made(tmp_path, problems=problems).assumptions)
+    assert "995 problems" in sentences and "jsonl: questions of 100 tokens" in sentences
+    file.write_text('{"question": "?", "answer": "1"}\n' * 25)
+    assert "plays: 20 problems" in " ".join(made(tmp_path, problems=problems).assumptions)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # What people see
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+PLAYED = [pytest.param(f, id=f.stem, marks=[pytest.mark.slow] * ("math" in f.stem)) for f in STUDIES]
+
+
+@pytest.mark.parametrize("file", PLAYED)
 def test_every_study_that_ships_has_a_plan(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,11 +264,10 @@ def test_every_study_that_ships_has_a_plan(
     made_plan = plan.make(study, Layout(tmp_path, study.name), file)
     spent = sum(run.flops for run in made_plan.runs)
     assert spent >= len(study.seeds) * study.budgets[-1]
-    assert made_plan.total("train") + made_plan.total("sample") + made_plan.total("reward") == pytest.approx(
-        spent
-    )
+    accounts = made_plan.total("train") + made_plan.total("sample") + made_plan.total("reward")
+    assert accounts == pytest.approx(spent, rel=0.02) and accounts <= spent
     assert all(run.train > 0 for run in made_plan.runs if run.flops)
-    assert max(made_plan.steps.values()) < study.budgets[0]
+    assert not [name for name, play in made_plan.plays.items() if play.failed]
     if study.gpus:  # a study that asks for GPUs fits the largest one it can have
         assert all(need.fits(140 * GIB) for need in made_plan.memory)
 
@@ -274,7 +276,10 @@ def test_the_command_prints_everything(tmp_path: Path) -> None:
     made(tmp_path)
     result = CliRunner().invoke(app, ["plan", str(tmp_path / "study.yaml"), "--gpu", "a100-80"])
     assert result.exit_code == 0, result.output
-    for words in ("14 TFLOP", "A100-80", "GPU-hours", "Memory of one job", "Disk, at most", "+5", "--mfu"):
+    for words in (
+        "280 GFLOP", "A100-80", "GPU-hours", "Memory of one job", "Disk, at most", "+5", "--mfu",
+        "rounds | optimizer steps", "calls of the Lab",
+    ):  # fmt: skip
         assert words in result.output
     assert "H100" not in result.output
     machine = CliRunner().invoke(app, ["plan", str(tmp_path / "study.yaml"), "--gpu", "H100", "--json"])
@@ -297,8 +302,9 @@ def test_unknown_gpu_and_model(tmp_path: Path) -> None:
 
 def test_needs_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from repro import plan; from repro.config import load_study;"
-        "from repro.layout import Layout; file = Path('benchmarks/studies/qwen2.5-0.5b-gsm8k.yaml');"
+        "import sys; from pathlib import Path; from repro.planning import plan;"
+        "from repro.config import load_study; from repro.layout import Layout;"
+        "file = Path('benchmarks/studies/smoke.yaml');"
         "plan.render(plan.make(load_study(file), Layout(Path('.'), 'x'), file), ['H100']);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

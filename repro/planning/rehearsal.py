@@ -86,7 +86,8 @@ class Play:
 
     @property
     def spends(self) -> bool:
-        return any(standing.spent for standing in self.standings)
+        """Whether it calls the Lab at all."""
+        return any(standing.calls for standing in self.standings)
 
 
 class Stage:
@@ -362,7 +363,7 @@ class _Prices:
 
         def row(responses: Sequence[str], passes: int) -> int:
             room = script.max_length - script.prompt
-            sides = [(script.prompt, min(tokens[text], room)) for text in responses]
+            sides = [(script.prompt, max(1, min(tokens[text], room))) for text in responses]
             return flops(script.shape, sequence_tally(sides), passes)
 
         @cache
