@@ -175,8 +175,35 @@ STATISTICS = [
     }),
 ]  # fmt: skip
 
-# repro/verify: what counts as right.
-VERIFIER: list[Mutant] = []
+VERIFIER = [
+    *seen_by("repro/verify/answers.py", "tests/test_verify_answers.py", {
+        'text = text.rpartition("</think>")[2]': "text = text.strip()",
+        "answer = lines[-1] if lines": "answer = lines[0] if lines",
+        "and start > start_of_last and": "and",
+        "return content if _ALL_SAID.match(sentence) else content + sentence": "return content",
+        'and magnitude != "0" else': "else",
+        'decimals = (match["decimals"] or "").rstrip("0")': 'decimals = match["decimals"] or ""',
+        '.lstrip("0") or "0"': '.lstrip("0")',
+        "if bottom == 1 or not digits[2] or": "if not digits[2] or",
+        "ROUNDED = 4 ": "ROUNDED = 2 ",
+        "x / 100 if": "x if",
+    }),
+    *seen_by("repro/verify/answers.py", "tests/test_verify_shapes.py", {
+        "and is_unit(unit, bool(match)) else": "else",
+        "and _is_undone(sides[-1])": "and False",
+        "for mark in (_BASE, _PRIME)": "for mark in (_PRIME,)",
+    }),
+    *seen_by("repro/verify/answers.py", "tests/test_verify_limits.py", {
+        'return Fraction(text.replace(",", ""))': 'return Fraction(float(text.replace(",", "")))',
+    }),
+    *seen_by("repro/verify/worker.py", "tests/test_verify_limits.py", {
+        'verdict = "timeout"': 'verdict = "wrong"',
+        "resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))": "pass",
+    }),
+    *seen_by("repro/verify/worker.py", "tests/test_verify.py", {
+        "sympy_parser.parse_expr = number_only": "pass",
+    }),
+]  # fmt: skip
 
 MUTANTS = [*BASELINES, *LAB, *RECORDING, *FLOPS, *STATISTICS, *VERIFIER]
 
