@@ -280,6 +280,7 @@ def fake_lab(name: str, **settings: Any) -> FakeLab:
 def rounds_of(name: str, lab: FakeLab, rounds: int, **overrides: Any) -> Iterator[Any]:
     """Start the method and play so many rounds; the state after each. BudgetSpent passes through."""
     method = method_class(name)(**(SMALL.get(name, {}) | overrides))
+    lab.plans = method.plans
     state = method.start(lab)
     for lab.round in range(1, rounds + 1):
         method.round(lab, state)

@@ -74,6 +74,10 @@ BASELINES = [
     baseline("adastar", "wins[i] = 1 / attempt", "wins[i] = 1", "test_adastar_second_attempt_counts_half"),
     baseline("adastar", "for i in popped:", "for i in order[:m]:"),
     baseline("adastar", "wins.get(i, 0.0)", "state.wins[i]"),
+    baseline("adastar", "+ 2 * chunk_cost", ""),
+    baseline("adastar", "steps=None if last else self.steps(lab.round)", "steps=self.steps(lab.round)"),
+    baseline("adastar", "max(chunk_cost, lab.spent - spent_before)", "lab.spent - spent_before"),
+    baseline("star_acc_lazy", "steps=None if last else self.steps(lab.round)", "steps=self.steps(lab.round)"),
     baseline("star_acc_lazy", "while len(kept) < wanted and m", "while m"),
     baseline("star_acc_lazy", "kept[:wanted]", "kept"),
     baseline("star_acc_lazy", "top_p: float = 0.9", "top_p: float = 0.95",
@@ -175,8 +179,35 @@ STATISTICS = [
     }),
 ]  # fmt: skip
 
-# repro/verify: what counts as right.
-VERIFIER: list[Mutant] = []
+VERIFIER = [
+    *seen_by("repro/verify/answers.py", "tests/test_verify_answers.py", {
+        'text = text.rpartition("</think>")[2]': "text = text.strip()",
+        "answer = lines[-1] if lines": "answer = lines[0] if lines",
+        "and start > start_of_last and": "and",
+        "return content if _ALL_SAID.match(sentence) else content + sentence": "return content",
+        'and magnitude != "0" else': "else",
+        'decimals = (match["decimals"] or "").rstrip("0")': 'decimals = match["decimals"] or ""',
+        '.lstrip("0") or "0"': '.lstrip("0")',
+        "if bottom == 1 or not digits[2] or": "if not digits[2] or",
+        "ROUNDED = 4 ": "ROUNDED = 2 ",
+        "x / 100 if": "x if",
+    }),
+    *seen_by("repro/verify/answers.py", "tests/test_verify_shapes.py", {
+        "and is_unit(unit, bool(match)) else": "else",
+        "and _is_undone(sides[-1])": "and False",
+        "for mark in (_BASE, _PRIME)": "for mark in (_PRIME,)",
+    }),
+    *seen_by("repro/verify/answers.py", "tests/test_verify_limits.py", {
+        'return Fraction(text.replace(",", ""))': 'return Fraction(float(text.replace(",", "")))',
+    }),
+    *seen_by("repro/verify/worker.py", "tests/test_verify_limits.py", {
+        'verdict = "timeout"': 'verdict = "wrong"',
+        "resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))": "pass",
+    }),
+    *seen_by("repro/verify/worker.py", "tests/test_verify.py", {
+        "sympy_parser.parse_expr = number_only": "pass",
+    }),
+]  # fmt: skip
 
 MUTANTS = [*BASELINES, *LAB, *RECORDING, *FLOPS, *STATISTICS, *VERIFIER]
 

@@ -322,6 +322,14 @@ def test_adastar_stops_when_full_and_dates_only_the_popped() -> None:
     assert state.order()[-1] in popped and state.order()[0] == order[len(popped)]
 
 
+@pytest.mark.parametrize("name", ["adastar", "star_acc_lazy"])
+def test_a_last_round_that_is_planned_trains_until_the_budget_ends(name: str) -> None:
+    lab = run(name, fake_lab(name, limit=12_000), plans=True)
+    *before, last = [call["steps"] for call in lab.made("train")]
+    assert len(before) > 2 and None not in before and last is None
+    assert not any(call["start"] == "base" for call in lab.made("train"))
+
+
 def test_adastar_second_attempt_counts_half() -> None:
     lab = fake_lab("adastar", accuracy=lambda problem, hinted: float(hinted))
     state = play("adastar", lab, rationalise=True, chunk=60)

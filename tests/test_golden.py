@@ -22,21 +22,26 @@ from repro.objectives import Settings
 
 GOLDEN = Path(__file__).with_name("golden")
 ROUNDS = 4
-LIMIT = 12_000  # FLOPs, of methods that plan: their last round is among the four, the others have none
+LIMIT = 12_000  # FLOPs, of methods that plan: these are played to their last round, and others have none
 
 
 # --- writing a transcript ---------------------------------------------------------------------------------
 
 
-def played(name: str, process_rewards: bool, **overrides: Any) -> FakeLab:
-    limit = LIMIT if method_class(name)().plans else 1_000_000
+def played(name: str, process_rewards: bool = False, **overrides: Any) -> FakeLab:
+    limit, rounds = (LIMIT, 99) if method_class(name)(**overrides).plans else (1_000_000, ROUNDS)
     lab = fake_lab(name, accuracy=ACCURACIES["mixed"], limit=limit, process_rewards=process_rewards)
     try:
-        for _ in rounds_of(name, lab, ROUNDS, **overrides):
+        for _ in rounds_of(name, lab, rounds, **overrides):
             lab.record("round", ended=lab.round, spent=lab.spent)
     except BudgetSpent:
         lab.record("budget", spent=lab.spent)
     return lab
+
+
+@cache
+def as_it_is(name: str, process_rewards: bool) -> FakeLab:
+    return played(name, process_rewards)
 
 
 def digest(rows: Sequence[str]) -> str:
@@ -95,19 +100,27 @@ def transcript(name: str, lab: FakeLab) -> str:
     settings = " ".join(f"{key}={shown(value)}" for key, value in SMALL.get(name, {}).items())
     lines = [*map(line, lab.calls), *visits(lab)]
     title = f"{name}, {'with' if lab.process_rewards else 'without'} process rewards" if lab.asked else name
+    title += ", planning from its budget" * lab.plans
     return "\n".join([title, f"digest    {digest(lines)}", f"settings  {settings}".rstrip(), *lines, ""])
 
 
 # --- comparing it -----------------------------------------------------------------------------------------
 
 
+def variants(name: str) -> dict[str, FakeLab]:
+    """The method as it is, with process rewards if it asks for them, and planning if it may."""
+    found = {name: as_it_is(name, False)}
+    if found[name].asked:
+        found[f"{name}-process"] = as_it_is(name, True)
+    if found[name].made("affords") and not found[name].plans:
+        found[f"{name}-plans"] = played(name, plans=True)
+    return found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_are_those_on_record(name: str, pytestconfig: pytest.Config) -> None:
-    labs = [played(name, process_rewards=False)]
-    if labs[0].asked:
-        labs.append(played(name, process_rewards=True))
-    for lab in labs:
-        path = GOLDEN / f"{name}{'-process' if lab.process_rewards else ''}.txt"
+    for variant, lab in variants(name).items():
+        path = GOLDEN / f"{variant}.txt"
         new = transcript(name, lab)
         if pytestconfig.getoption("renew_golden"):
             path.write_text(new)
@@ -120,7 +133,7 @@ def test_calls_are_those_on_record(name: str, pytestconfig: pytest.Config) -> No
 
 def test_every_transcript_has_a_method_and_short_lines() -> None:
     for path in GOLDEN.iterdir():
-        assert path.name.removesuffix(".txt").removesuffix("-process") in NAMES
+        assert path.stem.partition("-")[0] in NAMES
         assert max(map(len, path.read_text().splitlines())) < 200
 
 
@@ -149,11 +162,6 @@ def another(value: Any) -> Any:
         case "\n":
             return "then"
     raise NotImplementedError(f"name here what to set instead of {value!r}")
-
-
-@cache
-def as_it_is(name: str, process_rewards: bool) -> FakeLab:
-    return played(name, process_rewards)
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
