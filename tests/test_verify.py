@@ -98,10 +98,36 @@ def test_wordings(verifier):
         (r"\boxed{\frac{1}{}", "1", UNPARSABLE),
         (r"\boxed{" + "1" * 600 + "}", "1", UNPARSABLE),  # too long to be an answer
         (r"\boxed{???}", "1", UNPARSABLE),
+        (r"\boxed{74°}", r"74^\circ", CORRECT),
+        (r"\boxed{2√3}", r"\sqrt{12}", CORRECT),
+        (r"\boxed{x²}", "x^2", CORRECT),
+        (r"\boxed{½}", "0.5", CORRECT),
+        ("\\boxed{(\u2212∞,3]\u222a[5,∞)}", r"(-\infty,3]\cup[5,\infty)", CORRECT),
+        (r"\boxed{5 ≥ x}", r"x \le 5", CORRECT),
+        (r"\boxed{π·3}", r"3\pi", CORRECT),
+        (r"\boxed{17 \bmod 5 = 2}", "2", CORRECT),
+        (r"\boxed{4 = 3}", "3", WRONG),
+        (r"\boxed{(2,1)}", "x=2, y=1", CORRECT),
+        (r"\boxed{(1,2)}", "x=2, y=1", WRONG),
+        (r"\boxed{\sqrt{3+2\sqrt{2}}}", r"1+\sqrt{2}", CORRECT),
+        (r"\boxed{\frac{10\sqrt{10.5}}{27}}", r"\frac{5\sqrt{42}}{27}", CORRECT),
+        (r"\boxed{4.123106}", r"\sqrt{17}", CORRECT),
+        (r"\boxed{4.12311}", r"\sqrt{17}", WRONG),
     ]
     texts, golds, _ = zip(*cases, strict=True)
     verdicts = verifier.verify(texts, golds)
     assert [(t, g, v) for t, g, v in zip(texts, golds, verdicts, strict=True)] == cases
+
+
+def test_white_space_does_not_keep_the_caller():
+    """These once took from half a minute to hours, outside every time limit."""
+    runs = [f"-{space * times}x" for space in (" ", "\n", "~", "$") for times in (192, 505)]
+    texts = [form.format(run) for run in runs for form in (r"\boxed{{{}}}", "#### {}", "The answer is {}")]
+    with Verifier() as verifier:
+        start = time.process_time()
+        verdicts = verifier.verify(texts, ["5"] * len(texts))
+        assert time.process_time() - start < 0.5
+    assert CORRECT not in verdicts
 
 
 def test_lengths_must_agree(verifier):
