@@ -557,11 +557,11 @@ class Lab:
         """Whether a higher budget would go on with this run, and what it then needs is kept."""
         return self._engines.keep_moments and not self._plans
 
-    def step_cost(self, data: Data, batch_size: int, objective: Objective | None = None) -> int:
+    def step_cost(self, data: Data, batch_size: int) -> int:
         if not data:
             raise Misuse("no training data; check before calling lab.step_cost")
         tallies = [row.tally for row in self._rows(data)]
-        reference = (objective or default_objective(data)).reference
+        reference = default_objective(data).reference
         parts = [[(TRAINING_PASSES, tally), (FORWARD_PASSES * reference, tally)] for tally in tallies]
         return sum(map(self._training_cost, parts)) * batch_size // len(tallies)
 

@@ -124,10 +124,8 @@ class Lab(Protocol):
         of steps over all calls. A call that a budget cuts keeps the schedule of the whole call.
         """
 
-    def step_cost(
-        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
-    ) -> int:
-        """Mean FLOPs of one optimizer step on ``data``; for planning."""
+    def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
+        """Mean FLOPs of one optimizer step of a first pass over ``data``; for planning."""
 
     def gold(self, problems: Sequence[Problem]) -> list[Example]:
         """Gold solutions as examples. Only for classes that declare ``uses_gold``."""

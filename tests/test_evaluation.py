@@ -128,7 +128,7 @@ def test_all_k_samples_are_scored(tmp_path: Path) -> None:
     assert (sampled["finish"] == "length").sum() == 1
     greedy = found.samples[found.samples["mode"] == "greedy"]
     assert greedy["correct"].tolist() == [False, False, False, False, True]
-    assert found.task_versions == {"ladder_greedy": 1.0, "ladder_sampled": 1.0}
+    assert found.task_versions == {"ladder_greedy": 2.0, "ladder_sampled": 2.0}
     assert set(found.samples["benchmark"]) == {"ladder"}
     assert sampled.query("problem == 'p1'")["answer"].tolist() == ["", "77", "78", "1"]
 
@@ -500,7 +500,7 @@ def test_a_run_is_evaluated_on_every_benchmark(tmp_path: Path, model: Path, engi
     assert facts["prompt"]["digest"] == "abc"
     assert facts["engine"]["engine"] == "transformers" and facts["engine"]["torch"]
     modes = ("sampled", "greedy")
-    assert facts["tasks"] == {f"{b}_{mode}": 1.0 for b in ("gsm8k", "aime24") for mode in modes}
+    assert facts["tasks"] == {f"{b}_{mode}": 2.0 for b in ("gsm8k", "aime24") for mode in modes}
     # Prompts of 4 tokens, completions of 3.
     wanted = sum(n * (4 + k * 2 + 4 + 2) for n, k in ((5, 4), (2, 2)))
     assert facts["budgets"]["10"]["tally"]["tokens"] == wanted
@@ -645,7 +645,7 @@ def test_records_name_benchmarks_prompt_engine_and_tasks(
     assert facts["benchmarks"][0]["tiers"] == ["1", "2"]
     assert facts["evaluation"]["prompt"] == {"style": "plain", "digest": "abc"}
     assert set(facts["evaluation"]["engine"]) == {"engine", "dtype", "torch", "transformers"}
-    assert facts["evaluation"]["tasks"]["aime24_sampled"] == 1.0
+    assert facts["evaluation"]["tasks"]["aime24_sampled"] == 2.0
     study_read = load(layout.results / "records")
     assert [one.name for one in study_read.benchmarks] == ["gsm8k", "aime24"]
     assert not np.isnan(study_read.benchmarks[0].majority).any()

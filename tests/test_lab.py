@@ -446,7 +446,7 @@ def test_step_cost_is_the_mean_of_a_pass(base: Path, tmp_path: Path) -> None:
     world = World()
     lab = make(base, tmp_path, world)
     pairs = [Pair(problem, "w1 w2", "w3") for problem in PROBLEMS]
-    planned = lab.step_cost(pairs, 2, DPO())
+    planned = lab.step_cost(pairs, 2)
     report = lab.train(pairs, optimizer=ADAM, batch_size=2, epochs=1)
     assert report.steps == 3 and report.sequences == 6 and lab.spent // 3 == planned
 

@@ -271,11 +271,9 @@ class RehearsalLab:
             done += 1
         return TrainReport(steps=done, sequences=done * batch_size, loss=1.0)
 
-    def step_cost(
-        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
-    ) -> int:
+    def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
         cost = sum(self._prices.trained(row.responses) for row in data)
-        if (objective or default_objective(data)).reference:
+        if default_objective(data).reference:
             cost += sum(self._prices.passed(row.responses) for row in data)
         return cost * batch_size // len(data)
 
