@@ -125,102 +125,86 @@ BASELINES = [
 ]  # fmt: skip
 
 # repro/lab.py, run.py, journal.py: what is charged, cut, seeded and resumed.
+# fmt: off
 LAB = [
-    *seen_by(
-        "repro/lab.py",
-        "tests/test_lab.py",
-        {
-            "cost > self._budgets[len(self.cuts)]:": "cost >= self._budgets[len(self.cuts)]:",
-            "self._cut(model_after(done))": "self._cut(model_after(done + 1))",
-            'stream_seed(self._name, "sample", self._calls, problem.id, k)': 'stream_seed(self._name, "sample", problem.id, k)',
-            "asked[problem.id] += count": "pass",
-            "prompts = self._set.hinted if hint else self._set.few_shot": "prompts = self._set.few_shot",
-            "account = Account.SEARCH if search else Account.SAMPLE": "account = Account.SAMPLE",
-            "SamplingParams(temperature, top_p, top_k,": "SamplingParams(temperature, 1.0, top_k,",
-            "0 if first and i == 0 else self._prefix(hint)": "self._prefix(hint)",
-            "def tallies(value: Any, first: bool = not drawn)": "def tallies(value: Any, first: bool = True)",
-            "max((self._tokens(request.prompt) for _, request in wanted), default=0)": "1_000",
-            "min(same, min(map(len, rows)) - 1)": "same",
-            "logits=0)\n            self.ledger": "logits=1)\n            self.ledger",
-            "Entry(Account.RULES,": "Entry(Account.REWARD,",
-            "if rows[i] not in known}": "}",
-            "if objective.reference else {}": "",
-            "known |= new.keys()": "pass",
-            "batch_tally([tallies[i] for i in batch])": "batch_tally([tallies[batch[0]]] * len(batch))",
-            "horizon or before + (steps or len(plan))": "horizon or before + len(plan)",
-            'stream_seed(self._name, "train", self._calls),': "0,",
-            "self.visits.update(data[i].problem.id for i in batch)": "pass",
-            'self._base if start == "base" else self._model': "self._model",
-            "self._trained if inherit_optimizer else None": "None",
-            "[[call.rows[i] for i in batch] for batch in call.plan[:steps]],": "[[call.rows[i] for i in batch] for batch in call.plan],",
-            "call.objective,\n                    call.optimizer,": "SFT(),\n                    call.optimizer,",
-            'enough=lambda value: value["steps"] >= len(plan)': "enough=lambda value: True",
-            "price=lambda _, first, last: _between(cost_after, first, last)": "price=lambda _, first, last: 0",
-            "saved=lambda: int(state.name) if (state := newest_state(call.states)) else 0": "saved=lambda: 0",
-            "keep_state=truncated and self._grows": "keep_state=False",
-            "weights.add(self._open.source)": "pass",
-            "whole.add(self._open.inherit)": "pass",
-            "files.prune(model, _is_weights)": "pass",
-            "if not isinstance(data[0], objective.data):": "if False:",
-            "if not self._plans:": "if False:",
-            "return not self._plans or cost <= self.remaining": "return cost <= self._budgets[-1] - self._spent",
-            "if not files.sealed(model):": "if False:",
-            "horizon=call.horizon,": "",
-            "seed=call.seed,": "",
-            "except (UserError, OSError, MemoryError):\n            raise\n        except Exception as error:": "except (UserError, OSError, MemoryError, RuntimeError):\n            raise\n"
+    *seen_by("repro/lab.py", "tests/test_lab.py", {
+        "cost > self._budgets[len(self.cuts)]:": "cost >= self._budgets[len(self.cuts)]:",
+        "self._cut(model_after(done))": "self._cut(model_after(done + 1))",
+        "stream_seed(self._name, \"sample\", self._calls, problem.id, k)":
+            "stream_seed(self._name, \"sample\", problem.id, k)",
+        "asked[problem.id] += count": "pass",
+        "prompts = self._set.hinted if hint else self._set.few_shot": "prompts = self._set.few_shot",
+        "account = Account.SEARCH if search else Account.SAMPLE": "account = Account.SAMPLE",
+        "SamplingParams(temperature, top_p, top_k,": "SamplingParams(temperature, 1.0, top_k,",
+        "0 if first and i == 0 else self._prefix(hint)": "self._prefix(hint)",
+        "def tallies(value: Any, first: bool = not drawn)": "def tallies(value: Any, first: bool = True)",
+        "max((self._tokens(request.prompt) for _, request in wanted), default=0)": "1_000",
+        "min(same, min(map(len, rows)) - 1)": "same",
+        "logits=0)\n            self.ledger": "logits=1)\n            self.ledger",
+        "Entry(Account.RULES,": "Entry(Account.REWARD,",
+        "if rows[i] not in known}": "}",
+        "if objective.reference else {}": "",
+        "known |= new.keys()": "pass",
+        "batch_tally([tallies[i] for i in batch])": "batch_tally([tallies[batch[0]]] * len(batch))",
+        "horizon or before + (steps or len(plan))": "horizon or before + len(plan)",
+        "stream_seed(self._name, \"train\", self._calls),": "0,",
+        "self.visits.update(data[i].problem.id for i in batch)": "pass",
+        "self._base if start == \"base\" else self._model": "self._model",
+        "self._trained if inherit_optimizer else None": "None",
+        "[[call.rows[i] for i in batch] for batch in call.plan[:steps]],":
+            "[[call.rows[i] for i in batch] for batch in call.plan],",
+        "call.objective,\n                    call.optimizer,": "SFT(),\n                    call.optimizer,",
+        "enough=lambda value: value[\"steps\"] >= len(plan)": "enough=lambda value: True",
+        "price=lambda _, first, last: _between(cost_after, first, last)": "price=lambda _, first, last: 0",
+        "saved=lambda: int(state.name) if (state := newest_state(call.states)) else 0": "saved=lambda: 0",
+        "keep_state=truncated and self._grows": "keep_state=False",
+        "weights.add(self._open.source)": "pass",
+        "whole.add(self._open.inherit)": "pass",
+        "files.prune(model, _is_weights)": "pass",
+        "if not isinstance(data[0], objective.data):": "if False:",
+        "if not self._plans:": "if False:",
+        "return not self._plans or cost <= self.remaining": "return cost <= self._budgets[-1] - self._spent",
+        "if not files.sealed(model):": "if False:",
+        "horizon=call.horizon,": "",
+        "seed=call.seed,": "",
+        "except (UserError, OSError, MemoryError):\n            raise\n        except Exception as error:":
+            "except (UserError, OSError, MemoryError, RuntimeError):\n            raise\n"
             "        except Exception as error:",
-        },
-    ),
-    *seen_by(
-        "repro/journal.py",
-        "tests/test_journal.py",
-        {
-            'if entry.pop("check") != digest(entry):': 'if not entry.pop("check"):',
-            'if entry["call"] != call:': "if False:",
-            'if earlier and enough(earlier["value"]):': "if earlier:",
-            'if left["position"] != self.position:': "if False:",
-            '[*map(tuple, left["lost"]), *(': "[*(",
-            'self.machine += earlier["machine"]': "pass",
-            '[*(earlier["machine"] if earlier else []), {': "[{",
-        },
-    ),
-    *seen_by(
-        "repro/run.py",
-        "tests/test_run.py",
-        {
-            "[[budget] for budget in study.budgets] if method.plans else": "[[study.budgets[-1]]] if method.plans else",
-            "method.uses_gold, method.uses_corpus, method.plans,": "method.uses_gold, method.uses_corpus,",
-            "parts = _as_begun(parts, folder)": "pass",
-            "lab.ledger[first : cut.entries]": "lab.ledger[: cut.entries]",
-            "if not _own_fault(error, method):": "if False:",
-            "if isinstance(error, Misuse):": "if False:",
-            "except (UserError, OSError, MemoryError):\n        raise\n": "",
-            '"base": base,': '"base": key,',
-            'row("wasted", call["device"])': 'row("train", call["device"])',
-        },
-    ),
-    *seen_by(
-        "repro/identity.py",
-        "tests/test_run.py",
-        {
-            "problems.digest, base, rewards(study))": "problems.digest, rewards(study))",
-            "settings(study, method, name), seed,": "settings(study, method, name),",
-            '"libraries": libraries(study.sampling.engine),': "",
-            '"hyperparameters": method.model_dump(mode="json"),': "",
-            'f"-{budget}" * method.plans': '""',
-            "del node.body[0]": "pass",
-            'exclude={"path", "batch_size"}': 'exclude={"path"}',
-            "spec.path and _contents(spec.path)": "None",
-        },
-    ),
-    *seen_by(
-        "repro/cleaning.py",
-        "tests/test_run.py",
-        {
-            "if path in kept:": "if False:",
-            "with files.lease(one.path):": "if True:",
-        },
-    ),
+    }),
+    *seen_by("repro/journal.py", "tests/test_journal.py", {
+        "if entry.pop(\"check\") != digest(entry):": "if not entry.pop(\"check\"):",
+        "if entry[\"call\"] != call:": "if False:",
+        "if earlier and enough(earlier[\"value\"]):": "if earlier:",
+        "if left[\"position\"] != self.position:": "if False:",
+        "[*map(tuple, left[\"lost\"]), *(": "[*(",
+        "self.machine += earlier[\"machine\"]": "pass",
+        "[*(earlier[\"machine\"] if earlier else []), {": "[{",
+    }),
+    *seen_by("repro/run.py", "tests/test_run.py", {
+        "[[budget] for budget in study.budgets] if": "[[study.budgets[-1]]] if",
+        "method.uses_gold, method.uses_corpus, method.plans,": "method.uses_gold, method.uses_corpus,",
+        "parts = _as_begun(parts, folder)": "pass",
+        "lab.ledger[first : cut.entries]": "lab.ledger[: cut.entries]",
+        "if not _own_fault(error, method):": "if False:",
+        "if isinstance(error, Misuse):": "if False:",
+        "except (UserError, OSError, MemoryError):\n        raise\n    except Exception": "except Exception",
+        "\"base\": base,": "\"base\": key,",
+        "row(\"wasted\", call[\"device\"])": "row(\"train\", call[\"device\"])",
+    }),
+    *seen_by("repro/identity.py", "tests/test_run.py", {
+        "problems.digest, base, rewards(study))": "problems.digest, rewards(study))",
+        "settings(study, method, name), seed,": "settings(study, method, name),",
+        "\"libraries\": libraries(study.sampling.engine),": "",
+        "\"hyperparameters\": method.model_dump(mode=\"json\"),": "",
+        "f\"-{budget}\" * method.plans": "\"\"",
+        "del node.body[0]": "pass",
+        "exclude={\"path\", \"batch_size\"}": "exclude={\"path\"}",
+        "spec.path and _contents(spec.path)": "None",
+    }),
+    *seen_by("repro/cleaning.py", "tests/test_run.py", {
+        "if path in kept:": "if False:",
+        "with files.lease(one.path):": "if True:",
+    }),
 ]
 
 # repro/evaluation.py, collect.py: what is recorded of it.
@@ -232,40 +216,30 @@ EVALUATION = " ".join(
         "rows_that_do_not_belong_to_the_study_are_not_collected",
         "rows_that_were_evaluated_differently_are_not_collected",
     )
-)  # fmt: skip
+)
 RECORDING = [
-    *seen_by(
-        "repro/evaluation.py",
-        EVALUATION,
-        {
-            'or files.fingerprint(model) != row["fingerprint"]:': "or False:",
-            "if layout.work.resolve() not in model.parents:": "if False:",
-            'tally += Tally.from_json(found["tally"])': 'tally = Tally.from_json(found["tally"])',
-            "study.sampling.numbers(), stop": "study.sampling.model_dump(), stop",
-        },
-    ),
-    *seen_by(
-        "repro/collect.py",
-        EVALUATION,
-        {
-            'if manifest["key"] != key:': "if False:",
-            'if found != study.budgets and manifest["status"] == "ok":': "if False:",
-            'evaluation["key"] != manifest["key"] or evaluated != checkpoints': 'evaluation["key"] != manifest["key"]',
-            'or files.sha256(samples) != evaluation["samples"]': "",
-            "if facts[fact] not in (None, evaluation[fact]):": "if False:",
-        },
-    ),
-    *seen_by(
-        "repro/training/trl.py",
-        "tests/test_training.py",
-        {
-            "checkpoints.load_trained(self.model, self.resumed / checkpoints.STATE_WEIGHTS)": "pass",
-            "if REFERENCE[0] not in row]": "]",
-            "due = output.keep_state if last else": "due = False if last else",
-            "done = plan.before + plan.resumed": "done = plan.before",
-        },
-    ),
+    *seen_by("repro/evaluation.py", EVALUATION, {
+        "or files.fingerprint(model) != row[\"fingerprint\"]:": "or False:",
+        "if layout.work.resolve() not in model.parents:": "if False:",
+        "tally += Tally.from_json(found[\"tally\"])": "tally = Tally.from_json(found[\"tally\"])",
+        "study.sampling.numbers(), stop": "study.sampling.model_dump(), stop",
+    }),
+    *seen_by("repro/collect.py", EVALUATION, {
+        "if manifest[\"key\"] != key:": "if False:",
+        "if found != study.budgets and manifest[\"status\"] == \"ok\":": "if False:",
+        "evaluation[\"key\"] != manifest[\"key\"] or evaluated != checkpoints":
+            "evaluation[\"key\"] != manifest[\"key\"]",
+        "or files.sha256(samples) != evaluation[\"samples\"]": "",
+        "if facts[fact] not in (None, evaluation[fact]):": "if False:",
+    }),
+    *seen_by("repro/training/trl.py", "tests/test_training.py", {
+        "checkpoints.load_trained(self.model, self.resumed / checkpoints.STATE_WEIGHTS)": "pass",
+        "if REFERENCE[0] not in row]": "]",
+        "due = output.keep_state if last else": "due = False if last else",
+        "done = plan.before + plan.resumed": "done = plan.before",
+    }),
 ]
+# fmt: on
 
 FLOPS = [
     *seen_by("repro/flops.py", "tests/test_batches.py::test_a_batch_is_padded_to_its_longest_row", {
