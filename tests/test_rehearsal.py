@@ -227,9 +227,10 @@ class World:
         snapshots: Mapping[int, Path] | None = None, on_step: Callable[[int, float], None] | None = None,
         **more: Any,
     ) -> float:  # fmt: skip
-        for folder in (out_dir, *(snapshots or {}).values()):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "weights").write_text("")
+        (out_dir / "weights").write_text("")
+        for snapshot in (snapshots or {}).values():
+            with files.building(snapshot) as folder:
+                (folder / "weights").write_text("")
         return 1.0
 
 
