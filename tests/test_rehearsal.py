@@ -91,6 +91,8 @@ def test_scoring_with_a_model_and_by_rules() -> None:
     price = 6 * (PASS - 96_000)  # of six completions, without logits
     (one,) = rehearse(Scores(), Stage(scorer), [SAMPLED + price]).standings
     assert one.accounts == {"sample": SAMPLED, "reward": price}
+    (one,) = rehearse(Scores(), Stage(scorer), [SAMPLED + price - 1]).standings
+    assert one.spent == SAMPLED + price * 5 // 6
     (one,) = rehearse(Scores(), Stage(replace(SCRIPT, rewards=True)), [SAMPLED]).standings
     assert one.accounts == {"sample": SAMPLED}
 
