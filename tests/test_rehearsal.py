@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -50,6 +50,7 @@ SAMPLED = FIRST + 2 * OTHER  # 3 problems, 2 completions of each
 STEP = 4 * 3 * PASS  # 4 examples
 PAIRS = 2 * 2 * 3 * PASS  # 2 pairs have 4 sides
 REFERENCE = 2 * PASS  # of one pair
+ROUND = SAMPLED + 2 * STEP + 3 * PAIRS + 3 * REFERENCE  # of the toy below
 PLENTY = 10**13
 
 
@@ -69,10 +70,9 @@ class Toy(Method):
 
 
 def test_a_round_costs_what_it_does_by_hand() -> None:
-    round_ = SAMPLED + 2 * STEP + 3 * PAIRS + 3 * REFERENCE
-    (one,) = rehearse(Toy(), Stage(SCRIPT), [round_]).standings
-    assert (one.spent, one.rounds, one.steps, one.calls, one.completions) == (round_, 2, 5, 4, 6)
-    assert one.accounts == {"sample": SAMPLED, "train": round_ - SAMPLED}
+    (one,) = rehearse(Toy(), Stage(SCRIPT), [ROUND]).standings
+    assert (one.spent, one.rounds, one.steps, one.calls, one.completions) == (ROUND, 2, 5, 4, 6)
+    assert one.accounts == {"sample": SAMPLED, "train": ROUND - SAMPLED}
     # Reading alone: 30 tokens, 1 logit, 465 pairs, then 20 tokens and 210 pairs less.
     assert one.prefill == 3_930_880 + 2 * (1_228_800 + 6_400 + 130_560)
     assert one.stranded == 0
@@ -91,6 +91,8 @@ def test_scoring_with_a_model_and_by_rules() -> None:
     price = 6 * (PASS - 96_000)  # of six completions, without logits
     (one,) = rehearse(Scores(), Stage(scorer), [SAMPLED + price]).standings
     assert one.accounts == {"sample": SAMPLED, "reward": price}
+    (one,) = rehearse(Scores(), Stage(scorer), [SAMPLED + price - 1]).standings
+    assert one.spent == SAMPLED + price * 5 // 6
     (one,) = rehearse(Scores(), Stage(replace(SCRIPT, rewards=True)), [SAMPLED]).standings
     assert one.accounts == {"sample": SAMPLED}
 
@@ -227,9 +229,10 @@ class World:
         snapshots: Mapping[int, Path] | None = None, on_step: Callable[[int, float], None] | None = None,
         **more: Any,
     ) -> float:  # fmt: skip
-        for folder in (out_dir, *(snapshots or {}).values()):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "weights").write_text("")
+        (out_dir / "weights").write_text("")
+        for snapshot in (snapshots or {}).values():
+            with files.building(snapshot) as folder:
+                (folder / "weights").write_text("")
         return 1.0
 
 
@@ -251,7 +254,9 @@ def really(method: Method, base: Path, folder: Path, budgets: Sequence[int]) -> 
         return lab
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
+@example([FIRST - 1, FIRST, FIRST + OTHER + 1], True)
+@example([SAMPLED + STEP - 1, SAMPLED + STEP, ROUND + FIRST + 1], True)
 @given(st.lists(st.integers(1, 4 * 150_000_000), min_size=1, max_size=3, unique=True), st.booleans())
 def test_budgets_are_charged_and_cut_as_in_a_run(base: Path, budgets: list[int], pairs: bool) -> None:
     """Wherever a budget falls: before anything, in a call of either kind, between the two."""

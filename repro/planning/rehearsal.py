@@ -263,7 +263,6 @@ class RehearsalLab:
             batch = next(order)
             cost = sum([costs[i] for i in batch]) + sum([owed.pop(data[i], 0) for i in batch if owed])
             if self.spent + cost > self.budget:
-                self.close()
                 raise BudgetSpent
             self._charge(Account.TRAIN, cost)
             self._held = self.spent
