@@ -21,9 +21,8 @@ from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
 from repro.ledger import Entry
 from repro.profiles import settings
-from repro.schema import CSV, FILES, Account
+from repro.schema import CSV, FILES, SAMPLE_KEY, Account
 
-SAMPLE_KEY = ["method", "seed", "budget", "benchmark", "mode", "problem", "sample"]
 TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
@@ -73,7 +72,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)
         tables["ledger.csv"].append({"method": "", "seed": 0, "budget": 0, **_line(entry, shapes)})
 
-    table = pd.concat(samples, ignore_index=True).sort_values(SAMPLE_KEY, kind="stable")
+    table = pd.concat(samples, ignore_index=True).sort_values(list(SAMPLE_KEY), kind="stable")
     for column in TEXTS:
         table[column] = table[column].astype("category")
     buffer = io.BytesIO()
