@@ -156,7 +156,7 @@ LAB = [
         "call.objective,\n                    call.optimizer,": "SFT(),\n                    call.optimizer,",
         "enough=lambda value: value[\"steps\"] >= len(plan)": "enough=lambda value: True",
         "price=lambda _, first, last: _between(cost_after, first, last)": "price=lambda _, first, last: 0",
-        "saved=lambda: int(state.name) if (state := newest_state(call.states)) else 0": "saved=lambda: 0",
+        "saved=lambda: int(state.name) if (state := newest_state(states)) else 0": "saved=lambda: 0",
         "keep_state=truncated and self._grows": "keep_state=False",
         "weights.add(self._open.source)": "pass",
         "whole.add(self._open.inherit)": "pass",
