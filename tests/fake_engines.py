@@ -144,9 +144,10 @@ class World:
         state = newest_state(states) if states else None
         done = int(state.name) if state else 0
         weights = (state / "weights").read_text() if state else weights
+        end = horizon if optimizer.schedule != "constant" else None  # a constant one has none
         for step, batch in enumerate(batches[done:], done + 1):
             self.enter()
-            weights = files.digest(weights, horizon, [repr(row) for row in batch])
+            weights = files.digest(weights, end, [repr(row) for row in batch])
             new = set(batch) - {row for earlier in batches[: step - 1] for row in earlier}
             reference = sum(flops(SHAPE, row.tally, FORWARD_PASSES) for row in new) * objective.reference
             training = sum(flops(SHAPE, row.tally, TRAINING_PASSES) for row in batch)
