@@ -73,7 +73,7 @@ def joules() -> float | None:
 def _handles() -> list[Any]:
     """NVML's handles of the GPUs that this process sees."""
     try:
-        import pynvml  # of nvidia-ml-py, which comes with vLLM
+        import pynvml  # of nvidia-ml-py, in the extra `gpu`
 
         pynvml.nvmlInit()
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
