@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from math import ceil
@@ -99,7 +99,7 @@ class TrainingCall:
     """All that a training call's weights follow from: they can be made again after any of its steps."""
 
     folder: Path  # holds `step-...`, a model folder each
-    states: Path  # of a call that is not over
+    states: Path | None  # what a call that is not over, or that a budget cut, goes on from
     source: Path
     inherit: Path | None  # model folder whose moments carry over
     rows: Sequence[Row]
@@ -431,9 +431,10 @@ class Lab:
 
         if plan:
             before = self._chain if inherit_optimizer else 0
+            states = self._folder / "unfinished" / f"{self._calls:06d}"
             call = TrainingCall(
                 self._folder / "models" / f"{self._calls:06d}",
-                self._folder / "unfinished" / f"{self._calls:06d}",
+                states,
                 self._base if start == "base" else self._model,
                 self._trained if inherit_optimizer else None,
                 rows,
@@ -452,7 +453,7 @@ class Lab:
                 "train",
                 arguments,
                 partial(self._train, call, len(plan), self._snapshot_steps(cost_after), truncated),
-                saved=lambda: int(state.name) if (state := newest_state(call.states)) else 0,
+                saved=lambda: int(state.name) if (state := newest_state(states)) else 0,
                 price=lambda _, first, last: _between(cost_after, first, last),
                 enough=lambda value: value["steps"] >= len(plan),
             )
@@ -533,7 +534,7 @@ class Lab:
                 self._restore(call.inherit, moments=True)
             self._free_sampler()  # training wants the memory
             self._close_scorer()
-            if (state := newest_state(call.states)) and int(state.name) > steps:
+            if call.states and (state := newest_state(call.states)) and int(state.name) > steps:
                 shutil.rmtree(call.states)  # of a higher budget than there now is
             with self._meter.clock(Account.TRAIN), files.building(call.model(steps)) as folder:
                 loss = self._engines.trainer.train(
@@ -662,8 +663,7 @@ class Lab:
             raise UserError(f"checkpoint {model} is missing; delete {self._folder} and run again")
         step = int(model.name.removeprefix("step-"))
         self.log(f"making the weights after step {step} of an earlier training call again")
-        shutil.rmtree(call.states, ignore_errors=True)  # it would go on from there
-        self._train(call, step, [], False, lambda step: None)
+        self._train(replace(call, states=None), step, [], False, lambda step: None)
 
     def _forget(self) -> None:
         """Remove what nothing will read again: of earlier calls all but budgets' checkpoints, and of those

@@ -163,7 +163,7 @@ LAB = [
         "call.objective,\n                    call.optimizer,": "SFT(),\n                    call.optimizer,",
         "enough=lambda value: value[\"steps\"] >= len(plan)": "enough=lambda value: True",
         "price=lambda _, first, last: _between(cost_after, first, last)": "price=lambda _, first, last: 0",
-        "saved=lambda: int(state.name) if (state := newest_state(call.states)) else 0": "saved=lambda: 0",
+        "saved=lambda: int(state.name) if (state := newest_state(states)) else 0": "saved=lambda: 0",
         "keep_state=truncated and self._grows": "keep_state=False",
         "weights.add(self._open.source)": "pass",
         "whole.add(self._open.inherit)": "pass",
@@ -351,13 +351,13 @@ def mutated(mutant: Mutant, root: Path) -> str:
     return text.replace(mutant.text, mutant.instead)
 
 
-def run_tests(root: Path, tests: Sequence[str]) -> int | None:
-    """pytest's exit status in the tree at ``root``, None if it took too long."""
+def run_tests(root: Path, tests: Sequence[str], patience: float = PATIENCE) -> int | None:
+    """pytest's exit status in the tree at ``root``, None if it took longer than ``patience`` seconds."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
     environment = os.environ | quick | {"PYTHONPATH": str(root)}
     try:
-        done = subprocess.run(command, cwd=root, env=environment, timeout=PATIENCE, capture_output=True)
+        done = subprocess.run(command, cwd=root, env=environment, timeout=patience, capture_output=True)
     except subprocess.TimeoutExpired:
         return None
     return done.returncode
@@ -386,7 +386,7 @@ def run(mutants: Sequence[Mutant], root: Path, kept: Path) -> Counter[str]:
         lines = map(json.loads, kept.read_text().splitlines()) if kept.exists() else ()
         known = {key: found for now, key, found in lines if now == state}
         named = {test for m in mutants if files.digest(repr(m)) not in known for test in m.tests}
-        if named and run_tests(tree, sorted(named)) != 0:
+        if named and run_tests(tree, sorted(named), 10 * PATIENCE) != 0:
             raise SystemExit(f"The tests fail without any mutant: pytest -x {' '.join(sorted(named))}")
         kept.parent.mkdir(exist_ok=True)
         counts = Counter[str]()
