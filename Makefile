@@ -51,7 +51,7 @@ vllm: $(VLLM_INSTALLED) ## make .venv-vllm: all of .venv, and vLLM's CPU build
 test-vllm: $(VLLM_INSTALLED) ## run the tests that need vLLM, on its CPU build
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/pytest -m "vllm and not gpu and not network"
 
-mutants: $(INSTALLED) ## break the code by hand-made mutants, which the tests must notice (10 minutes)
+mutants: $(INSTALLED) ## break the code by hand-made mutants, which the tests must notice (a quarter of an hour)
 	$(BIN)/python tests/mutants.py
 
 lint: $(INSTALLED) ## check style, types and workflow

@@ -127,6 +127,13 @@ BASELINES = [
 # repro/lab.py, run.py, journal.py: what is charged, cut, seeded and resumed.
 # fmt: off
 LAB = [
+    *seen_by("repro/lab.py", "tests/test_lab_trainings.py", {
+        'generator(self._name, "batches", self._calls)': 'generator(self._name, "batches")',
+        "horizon or before + (steps or len(plan))": "horizon or (steps or len(plan))",
+        "self.visits.update(data[i].problem.id for i in batch)":
+            "self.visits.update(datum.problem.id for datum in data)",
+        'stream_seed(self._name, "train", self._calls)': 'stream_seed(self._name, "train")',
+    }),
     *seen_by("repro/lab.py", "tests/test_lab.py", {
         "cost > self._budgets[len(self.cuts)]:": "cost >= self._budgets[len(self.cuts)]:",
         "self._cut(model_after(done))": "self._cut(model_after(done + 1))",
