@@ -12,7 +12,8 @@ from repro import identity
 from repro.config import NUMBERS, load_study
 from repro.discovery import load_method, method_ids
 from repro.errors import UserError
-from repro.files import lease
+from repro.files import lease, sha256
+from repro.problems.sources import needed
 from repro.schema import FILES
 from repro.verify import VERSION as VERIFIER
 
@@ -58,16 +59,24 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
-def settings(*keys):
-    """The study's values that a rule depends on: editing others does not run it again."""
-    values = json.dumps(STUDY.model_dump(mode="json", include=set(keys)), sort_keys=True)
-    return lambda wildcards: values  # a function, because Snakemake would take the braces of a text for wildcards
+# What of the study a rule depends on: editing the rest does not run it again. Functions, because Snakemake would
+# take the braces of a text for wildcards.
+
+
+def record_settings(wildcards):
+    names = {name: [method.title, method.paper, method.role] for name, method in METHODS.items()}
+    return text_of([STUDY.model_dump(mode="json", include={"name", "title", "target_accuracies"}), names])
 
 
 def problem_settings(wildcards):
     # Of the evaluation only the limits: other numbers of samples need no new problem files.
     limits = {name: benchmark.limit for name, benchmark in STUDY.evaluation.benchmarks.items()}
-    return json.dumps([STUDY.problems.model_dump(mode="json"), STUDY.prompt.model_dump(), limits], sort_keys=True)
+    rendered_by = STUDY.base_model.model_dump(mode="json") if STUDY.prompt.chat else None
+    read = [STUDY.data_folder() / f"{name}.jsonl" for name in needed(STUDY)]
+    read += [STUDY.problems.file] if STUDY.problems.source == "jsonl" else []
+    contents = {path.name: sha256(path) for path in read if path.is_file()}
+    problems = STUDY.problems.model_dump(mode="json", exclude={"file"})
+    return text_of([problems, STUDY.prompt.model_dump(), limits, rendered_by, contents])
 
 
 def base_settings(wildcards):
@@ -180,7 +189,7 @@ rule collect:
     output:
         expand(f"{RESULTS}/records/{{name}}", name=[*FILES, "study.json"]),
     params:
-        settings=settings("name", "title", "target_accuracies"),
+        settings=record_settings,
     log:
         f"{WORK}/logs/collect.log",
     conda:

@@ -33,19 +33,24 @@ def stale(study: Study, layout: Layout) -> list[Stale]:
             key = identity.run_key(study, method, name, seed, training_set, base)
             runs = {identity.folder_name(name, seed, key, method, budget) for budget in study.budgets}
             kept |= {layout.runs / folder for folder in runs} | {layout.run(name, seed)}
-            samples = layout.samples(name, seed)
-            kept |= {samples, samples.with_suffix(".json"), samples.with_suffix("") / "lease"}
-            kept |= {samples.with_suffix("") / part for part in _parts(samples.with_suffix(".json"))}
+            kept |= _evaluation(layout, name, seed)
     found = [path for folder in (layout.runs, layout.evaluations) for path in _roots(folder, kept)]
     return [Stale(path, size(path)) for path in found]
 
 
-def _parts(path: Path) -> list[str]:
-    """The parts that an evaluation was put together from."""
-    if not path.is_file():
-        return []
-    found: list[str] = files.read_json(path, keys=("parts",))["parts"]
-    return found
+def _evaluation(layout: Layout, name: str, seed: int) -> set[Path]:
+    """What an evaluation consists of: all that is there where it is not of the run as it is, for then it is
+    still at work or yet to go on."""
+    samples = layout.samples(name, seed)
+    facts, run, folder = samples.with_suffix(".json"), layout.run(name, seed), samples.with_suffix("")
+    kept = {samples, facts, folder / "lease"}
+    if not (facts.is_file() and run.is_file()):
+        return kept | {folder}
+    found = files.read_json(facts, keys=("parts", "budgets"))
+    checkpoints = {row["fingerprint"] for row in files.read_json(run, keys=("budgets",))["budgets"]}
+    if {row["fingerprint"] for row in found["budgets"].values()} != checkpoints:
+        return kept | {folder}
+    return kept | {folder / part for part in found["parts"]}
 
 
 def _roots(folder: Path, kept: set[Path]) -> Iterator[Path]:
@@ -70,8 +75,9 @@ def remove(found: list[Stale]) -> None:
     """Remove it for good."""
     for one in found:
         if one.path.is_dir() and not one.path.is_symlink():
-            with files.lease(one.path):  # a run that is still at work is refused by name
-                pass
-            shutil.rmtree(one.path)
+            # A run or evaluation that is still at work is refused by name.
+            leased = one.path if one.path.parent.name in ("runs", "evaluations") else one.path.parent
+            with files.lease(leased):
+                shutil.rmtree(one.path)
         else:
             one.path.unlink(missing_ok=True)

@@ -20,15 +20,15 @@ from repro.errors import UserError
 from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
 from repro.ledger import Entry
-from repro.profiles import settings
+from repro.profiles import asked, settings
 from repro.schema import CSV, FILES, SAMPLE_KEY, Account
 
 TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
 MANIFEST = (
-    "method", "title", "role", "paper", "seed", "plans", "status", "reason", "mode", "key", "base", "budgets",
-    "visits", "machine",
+    "method", "seed", "plans", "asked", "status", "reason", "mode", "key", "base", "budgets", "visits",
+    "machine",
 )  # fmt: skip
 
 
@@ -51,8 +51,8 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             key = identity.run_key(study, method, name, seed, training_set, base["fingerprint"])
             _belongs(study, manifest, key, layout.run(name, seed))
             path = layout.samples(name, seed).with_suffix(".json")
-            evaluation = files.read_json(path, keys=("key", "budgets", "samples", *EVALUATION))
-            _fits(manifest, evaluation, path, layout)
+            evaluation = files.read_json(path, keys=("key", "budgets", "samples", "settings", *EVALUATION))
+            _fits(study, manifest, evaluation, path, layout)
             if manifest["budgets"]:
                 for fact in EVALUATION:
                     if facts[fact] not in (None, evaluation[fact]):
@@ -62,7 +62,8 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
                         )
                 facts |= {fact: evaluation[fact] for fact in EVALUATION}
             of = {"method": name, "seed": seed}
-            tables["runs.csv"] += _runs(study, manifest)
+            names = {"title": method.title, "paper": method.paper, "role": str(method.role)}
+            tables["runs.csv"] += _runs(study, manifest | names)
             tables["ledger.csv"] += _ledger(of, manifest, evaluation, shapes)
             tables["visits.csv"] += [{**of, **row} for row in manifest["visits"]]
             tables["machine.csv"] += _machine(of, manifest, evaluation)
@@ -106,15 +107,20 @@ def _belongs(study: Study, manifest: Mapping[str, Any], key: str, path: Path) ->
             f"{path} is of another run than the study now describes (its method, settings, problems, base "
             "model or library versions have changed since); delete it and run `snakemake`"
         )
-    found = [row["budget"] for row in manifest["budgets"]]
-    if found != study.budgets and manifest["status"] == "ok":
+    if manifest["asked"] != study.budgets:
         raise UserError(
-            f"{path} has the budgets {found}, and the study {study.budgets}; delete it and run `snakemake`"
+            f"{path} has the budgets {manifest['asked']}, and the study {study.budgets}; delete it and run "
+            "`snakemake`"
         )
 
 
-def _fits(manifest: Mapping[str, Any], evaluation: Mapping[str, Any], path: Path, layout: Layout) -> None:
-    """Raise UserError unless an evaluation is of the run's checkpoints, and its samples are its own."""
+def _fits(
+    study: Study, manifest: Mapping[str, Any], evaluation: Mapping[str, Any], path: Path, layout: Layout
+) -> None:
+    """Raise UserError unless an evaluation is of the run's checkpoints as the study asks for it, and its
+    samples are its own."""
+    if evaluation["settings"] != asked(study):
+        raise UserError(f"{path} was made with other settings of `evaluation`; delete it and run `snakemake`")
     checkpoints = {str(row["budget"]): row["fingerprint"] for row in manifest["budgets"]}
     evaluated = {budget: cost["fingerprint"] for budget, cost in evaluation["budgets"].items()}
     samples = layout.samples(manifest["method"], manifest["seed"])

@@ -253,7 +253,9 @@ BaseModelSource = Annotated[WarmStart | RandomModel | Folder | HubModel, Field(d
 
 
 class Sampling(Section):
-    SPLIT: ClassVar[frozenset[str]] = frozenset({"batch_size", "chunk", "memory", "reuse"})
+    SPLIT: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "chunk", "memory", "reuse", "tensor_parallel", "data_parallel"}
+    )
 
     engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: Batch = 512  # completions decoded together (transformers)
@@ -276,7 +278,7 @@ class LoRA(Section):
 
 class Training(Section):
     SPLIT: ClassVar[frozenset[str]] = frozenset(
-        {"micro_batch", "gradient_checkpointing", "save_every", "keep_moments", "accelerate"}
+        {"micro_batch", "gradient_checkpointing", "padding_free", "save_every", "keep_moments", "accelerate"}
     )
 
     max_length: Tokens = 2048  # tokens; a longer response loses its end
@@ -326,7 +328,7 @@ class Benchmark(Section):
 
 class Evaluation(Section):
     benchmarks: dict[BenchmarkName, Benchmark] = Field(min_length=1)
-    profile: Literal["pocket", "quick", "paper"] = "paper"  # see repro/evaluation.py
+    profile: Literal["pocket", "quick", "paper"] = "paper"  # see repro/profiles.py
     max_tokens: Tokens | None = None  # of a completion; default: the profile's
 
 

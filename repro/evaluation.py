@@ -33,7 +33,7 @@ from repro.flops import ModelShape, Tally, sample_tally
 from repro.layout import Layout
 from repro.machine import device
 from repro.problems.prompts import stops
-from repro.profiles import Settings, settings
+from repro.profiles import Settings, asked, settings
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
 from repro.seeds import stream_seed
@@ -137,7 +137,7 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     with files.lease(folder, wait=True), closing(sampler_for(study.sampling)) as sampler:
         for row in run["budgets"]:
             tally, seconds = Tally.zero(), 0.0
-            model = _checkpoint(layout, row)
+            model = _checkpoint(layout, row, layout.run(method, seed))
             shape = ModelShape.from_config(files.read_json(model / "config.json"), str(model / "config.json"))
             for part in _parts(study, layout, model, seed, sampler, folder):
                 found = files.read_json(part / "facts.json", keys=("tally", "seconds", "device", "tasks"))
@@ -161,10 +161,11 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     pd.concat(samples, ignore_index=True).to_parquet(buffer, index=False)
     files.write_bytes(out, buffer.getvalue())
     parts = {"key": run["key"], "parts": sorted(set(used)), "samples": files.sha256(out)}
+    facts["settings"] = asked(study)
     files.write_json(out.with_suffix(".json"), {"budgets": costs, **parts, **facts})
 
 
-def _checkpoint(layout: Layout, row: Mapping[str, Any]) -> Path:
+def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
     """The checkpoint of a row of a manifest. Raises UserError unless it is in ``work/`` and holds what the
     run sealed there."""
     model = (layout.work / row["checkpoint"]).resolve()
@@ -173,9 +174,10 @@ def _checkpoint(layout: Layout, row: Mapping[str, Any]) -> Path:
             f"the checkpoint {row['checkpoint']} lies outside {layout.work}; train that run again"
         )
     if not files.sealed(model) or files.fingerprint(model) != row["fingerprint"]:
+        manifest = layout.base_manifest if model == layout.base.resolve() else manifest
         raise UserError(
-            f"the checkpoint {model} is not what its run sealed there; delete the run's folder "
-            f"{model.parents[2]} and its manifest, and run again"
+            f"the checkpoint {model} is not what its run sealed there; delete it and {manifest}, and run "
+            "`snakemake`: the weights are made again from the run's journal"
         )
     return model
 

@@ -214,7 +214,7 @@ def sample_tally(
 def sequence_tally(lengths: Iterable[tuple[int, int]], logits: int | None = None) -> Tally:
     """Tally of one forward pass over a batch of full sequences, given as (prompt, completion) token counts.
 
-    For training, scoring and embedding alike; the passes are named when FLOPs are asked for. DPO's batch
+    For training and scoring alike; the passes are named when FLOPs are asked for. DPO's batch
     holds both sides of every pair. ``logits`` is the number of positions whose logits are computed
     (default: all; 0 for a model without an LM head). The papers' convention pads every sequence to the
     longest of the batch, so tallies of two batches add up but do not merge into one of both.

@@ -1,7 +1,7 @@
 """What a run is: all that changes its numbers, and nothing else. Its folder in ``work/`` is keyed by that.
 
-Not part of it are budgets (but for a method that plans from them), how work is split up (batches of the
-sampler, chunks of the journal, micro-batches, memory, saves), docstrings, comments, and the suite's version.
+Not part of it are budgets (but for a method that plans from them), how work is split up (batches, chunks,
+micro-batches, processes, saves), docstrings, comments, names in tables, and the suite's version.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def folder_name(name: str, seed: int, key: str, method: Method, budget: int) -> 
 
 def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
     """What of a study, a method and the installed libraries a run depends on, beside files."""
-    processes = study.training.accelerate
     return {
         "numbers": NUMBERS,
         "verifier": VERIFIER,
@@ -51,7 +50,6 @@ def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
         "sampling": study.sampling.numbers(),
         "stops": stops(study.prompt),
         "training": study.training.numbers(),
-        "accelerate": files.sha256(processes) if processes and processes.is_file() else None,
     }
 
 
@@ -78,15 +76,22 @@ def libraries(engine: str = "transformers") -> dict[str, str]:
 
 
 def code(path: Path) -> str:
-    """A digest of a Python file that docstrings, comments and layout do not change."""
+    """A digest of a method's file that docstrings, comments and layout do not change, nor what tables call
+    it: its title, paper and role."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if ast.get_docstring(node) is not None:
             del node.body[0]
-    return files.digest(ast.dump(tree))
+        if isinstance(node, ast.ClassDef):
+            node.body = [one for one in node.body if not _is_name(one)]
+    return files.digest(ast.unparse(tree))  # the same text in every version of Python
+
+
+def _is_name(node: ast.stmt) -> bool:
+    target = node.target if isinstance(node, ast.AnnAssign) else None
+    return isinstance(target, ast.Name) and target.id in ("title", "paper", "role")
 
 
 def rewards(study: Study) -> Any:

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from repro import files, rewards
-from repro.errors import UserError
+from repro.errors import UserError, out_of_memory
 from repro.flops import (
     FORWARD_PASSES,
     TRAINING_PASSES,
@@ -50,7 +49,7 @@ from repro.method import (
     TrainReport,
     Unavailable,
 )
-from repro.objectives import default_objective
+from repro.objectives import default_objective, steps_of
 from repro.problems import ProblemSet
 from repro.records import Verdict
 from repro.rewards import ProcessScorer
@@ -230,7 +229,8 @@ class Lab:
         drawn: list[list[Completion]] = []
         longest = max((self._tokens(request.prompt) for _, request in wanted), default=0)
         for chunk in _chunks(wanted, self._engines.chunk):
-            arguments = [repr(params), [(request.prompt, request.seeds) for _, request in chunk]]
+            how = [temperature, top_p, top_k, params.max_tokens, params.stop]
+            arguments = [how, [(request.prompt, request.seeds) for _, request in chunk]]
 
             def tallies(value: Any, first: bool = not drawn) -> list[Tally]:
                 shared = [0 if first and i == 0 else self._prefix(hint) for i in range(len(value))]
@@ -323,9 +323,9 @@ class Lab:
         """What goes wrong inside is the machine's fault, not the method's: the run stops, to be run again."""
         try:
             yield
-        except (UserError, OSError, MemoryError):
-            raise
         except Exception as error:
+            if isinstance(error, UserError | OSError) or out_of_memory(error):
+                raise
             files.write_text(self._folder / "fault.txt", traceback.format_exc())
             said = " ".join(str(error).split())[:300]
             raise UserError(
@@ -412,14 +412,14 @@ class Lab:
         if steps is not None and epochs is not None:
             raise Misuse("give steps or epochs, not both")
         if epochs is not None:
-            steps = ceil(epochs * len(data) / batch_size)
+            steps = steps_of(epochs, len(data), batch_size)
         if steps is not None and steps < 1:
             raise Misuse(f"a training call needs at least one step, not {steps}")
         objective = objective or default_objective(data)
         if not isinstance(data[0], objective.data):
             wanted, found = objective.data.__name__, type(data[0]).__name__
             raise Misuse(f"{type(objective).__name__} trains on {wanted}s, and these are {found}s")
-        if (steps or horizon) is None and not self._plans and _ends(optimizer):
+        if steps is None and not self._plans and _ends(optimizer):
             raise Misuse(
                 "training to the end of the budget with a schedule that ends there is planning: "
                 "give steps, use a constant schedule, or set `plans: true`"
@@ -431,10 +431,9 @@ class Lab:
 
         if plan:
             before = self._chain if inherit_optimizer else 0
-            states = self._folder / "unfinished" / f"{self._calls:06d}"
             call = TrainingCall(
                 self._folder / "models" / f"{self._calls:06d}",
-                states,
+                self._states,
                 self._base if start == "base" else self._model,
                 self._trained if inherit_optimizer else None,
                 rows,
@@ -444,16 +443,18 @@ class Lab:
                 horizon or before + (steps or len(plan)),
                 stream_seed(self._name, "train", self._calls),
             )
+            # Settings at their defaults are left out: a later version may have more of them.
             arguments = [
-                start, files.digest([repr(row) for row in rows]), type(objective).__name__, repr(objective),
-                repr(optimizer), batch_size, steps, inherit_optimizer, horizon,
+                start, files.digest([[row.prompt, row.responses] for row in rows]), type(objective).__name__,
+                objective.model_dump(exclude_defaults=True), optimizer.model_dump(exclude_defaults=True),
+                batch_size, steps, inherit_optimizer, horizon,
             ]  # fmt: skip
             self._trainings[call.folder] = call
             value = self._next(
                 "train",
                 arguments,
                 partial(self._train, call, len(plan), self._snapshot_steps(cost_after), truncated),
-                saved=lambda: int(state.name) if (state := newest_state(states)) else 0,
+                saved=lambda: int(state.name) if (state := newest_state(self._states)) else 0,
                 price=lambda _, first, last: _between(cost_after, first, last),
                 enough=lambda value: value["steps"] >= len(plan),
             )
@@ -554,6 +555,11 @@ class Lab:
         return {"steps": steps, "loss": loss}
 
     @property
+    def _states(self) -> Path:
+        """Where the training call under way saves itself, and one that a budget cut its end."""
+        return self._folder / "unfinished" / f"{self._calls:06d}"
+
+    @property
     def _grows(self) -> bool:
         """Whether a higher budget would go on with this run, and what it then needs is kept."""
         return self._engines.keep_moments and not self._plans
@@ -640,6 +646,7 @@ class Lab:
         self._close()
         for cut in self.cuts:
             self._restore(cut.model)
+        self.machine.append({**self._meter.take(), "wasted": 0})  # for weights that were made again
         self._free_sampler()
         self._close_scorer()
         self._forget()
@@ -654,9 +661,9 @@ class Lab:
         Raises UserError where it is damaged.
         """
         lacks_moments = moments and not (model / "optimizer").is_dir()
-        if model.is_dir() and not lacks_moments:
+        if (model / files.COMPLETE).exists() and not lacks_moments:
             if not files.sealed(model):
-                raise UserError(f"checkpoint {model} is damaged; delete {self._folder} and run again")
+                raise UserError(f"checkpoint {model} is damaged; delete it and run again")
             return
         call = self._trainings.get(model.parent)
         if call is None:
@@ -675,7 +682,7 @@ class Lab:
             weights.add(self._open.source)
             whole.add(self._open.inherit)
         else:
-            shutil.rmtree(self._folder / "unfinished" / f"{self._calls:06d}", ignore_errors=True)
+            shutil.rmtree(self._states, ignore_errors=True)
             whole |= {self._trained} if self._grows and self._inherited else set()
         for model in (self._folder / "models").glob("[0-9]*/step-*"):
             if model in whole or int(model.parent.name) > self._calls - (not finished):
@@ -683,6 +690,7 @@ class Lab:
             if model in weights:
                 files.prune(model, _is_weights)
             else:
+                (model / files.COMPLETE).unlink(missing_ok=True)  # what is left of it is nothing
                 shutil.rmtree(model, ignore_errors=True)
                 with suppress(OSError):  # not empty
                     model.parent.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,6 +51,11 @@ class DPO(Objective):
     beta: float = Field(default=0.1, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     nll_weight: float = Field(default=0.0, ge=0)  # weight of an added NLL term on the chosen side
+
+
+def steps_of(epochs: float, rows: int, batch_size: int) -> int:
+    """Optimizer steps of so many passes over the rows; the last may go on into the next pass."""
+    return ceil(round(epochs * rows / batch_size, 9))  # 1.1 * 100 / 10 is 11, in floating point a little more
 
 
 OBJECTIVES: dict[str, type[Objective]] = {objective.__name__: objective for objective in (SFT, DPO)}

@@ -16,7 +16,8 @@ prices evaluations from the same numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from repro.benchmarks import BENCHMARKS
 from repro.config import BenchmarkName, Study
@@ -66,3 +67,11 @@ def settings(study: Study, benchmark: BenchmarkName) -> Settings:
         profile.top_p,
         study.evaluation.max_tokens or length or study.sampling.max_tokens,
     )
+
+
+def asked(study: Study) -> dict[str, dict[str, Any]]:
+    """The settings of all benchmarks of a study, with how many problems of each it takes."""
+    return {
+        name: {**asdict(settings(study, name)), "limit": benchmark.limit}
+        for name, benchmark in study.evaluation.benchmarks.items()
+    }

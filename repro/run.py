@@ -50,18 +50,18 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
             folder = layout.runs / identity.folder_name(name, seed, key, method, budgets[-1])
             # A job of a killed Snakemake may still be at it: what it journals is not done again.
             with files.lease(folder, wait=True):
-                parts = _as_begun(parts, folder)
                 lab = Lab(
-                    f"{name}/{seed}", folder, layout.base, training_set, budgets, parts,
+                    f"{name}/{seed}", folder, layout.base, training_set, budgets, _as_begun(parts, folder),
                     method.uses_gold, method.uses_corpus, method.plans,
                 )  # fmt: skip
                 top = budgets[-1] / 1e12
                 Log.info("%s, seed %d: budget %.3f TFLOP, state in %s", method.title, seed, top, folder)
                 status, reason = _play(method, lab)
+                cuts = lab.finish() if status == "ok" else []
+                machine += [{"budget": budgets[-1], **row} for row in _machine(lab)]
                 if status != "ok":
                     break
-                rows += _rows(lab, lab.finish(), layout.work)
-                machine += [{"budget": budgets[-1], **row} for row in _machine(lab)]
+                rows += _rows(lab, cuts, layout.work)
                 visits, mode = lab.visits, lab.mode
                 Log.info("done: %d rounds, %d steps", lab.round, lab.steps)
     manifest = {
@@ -71,6 +71,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
         "paper": method.paper,
         "seed": seed,
         "plans": method.plans,
+        "asked": study.budgets,
         "status": status,
         "reason": reason,
         "mode": mode,

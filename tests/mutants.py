@@ -163,7 +163,7 @@ LAB = [
         "call.objective,\n                    call.optimizer,": "SFT(),\n                    call.optimizer,",
         "enough=lambda value: value[\"steps\"] >= len(plan)": "enough=lambda value: True",
         "price=lambda _, first, last: _between(cost_after, first, last)": "price=lambda _, first, last: 0",
-        "saved=lambda: int(state.name) if (state := newest_state(states)) else 0": "saved=lambda: 0",
+        "saved=lambda: int(state.name) if (state := newest_state(self._states)) else 0": "saved=lambda: 0",
         "keep_state=truncated and self._grows": "keep_state=False",
         "weights.add(self._open.source)": "pass",
         "whole.add(self._open.inherit)": "pass",
@@ -174,9 +174,8 @@ LAB = [
         "if not files.sealed(model):": "if False:",
         "horizon=call.horizon,": "",
         "seed=call.seed,": "",
-        "except (UserError, OSError, MemoryError):\n            raise\n        except Exception as error:":
-            "except (UserError, OSError, MemoryError, RuntimeError):\n            raise\n"
-            "        except Exception as error:",
+        "if isinstance(error, UserError | OSError) or":
+            "if isinstance(error, UserError | OSError | RuntimeError) or",
     }),
     *seen_by("repro/journal.py", "tests/test_journal.py", {
         "if entry.pop(\"check\") != digest(entry):": "if not entry.pop(\"check\"):",
@@ -190,7 +189,7 @@ LAB = [
     *seen_by("repro/run.py", "tests/test_run.py", {
         "[[budget] for budget in study.budgets] if": "[[study.budgets[-1]]] if",
         "method.uses_gold, method.uses_corpus, method.plans,": "method.uses_gold, method.uses_corpus,",
-        "parts = _as_begun(parts, folder)": "pass",
+        "budgets, _as_begun(parts, folder),": "budgets, parts,",
         "lab.ledger[first : cut.entries]": "lab.ledger[: cut.entries]",
         "if not _own_fault(error, method):": "if False:",
         "if isinstance(error, Misuse):": "if False:",
@@ -210,7 +209,7 @@ LAB = [
     }),
     *seen_by("repro/cleaning.py", "tests/test_run.py", {
         "if path in kept:": "if False:",
-        "with files.lease(one.path):": "if True:",
+        "with files.lease(leased):": "if True:",
     }),
 ]
 
@@ -233,7 +232,8 @@ RECORDING = [
     }),
     *seen_by("repro/collect.py", EVALUATION, {
         "if manifest[\"key\"] != key:": "if False:",
-        "if found != study.budgets and manifest[\"status\"] == \"ok\":": "if False:",
+        "if manifest[\"asked\"] != study.budgets:": "if False:",
+        "if evaluation[\"settings\"] != asked(study):": "if False:",
         "evaluation[\"key\"] != manifest[\"key\"] or evaluated != checkpoints":
             "evaluation[\"key\"] != manifest[\"key\"]",
         "or files.sha256(samples) != evaluation[\"samples\"]": "",

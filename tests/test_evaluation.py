@@ -470,6 +470,7 @@ def write_manifest(layout: Layout, study: Study, name: str, rows: list[dict[str,
             "method": name, "title": method.title, "role": "method", "paper": "", "seed": 3, "plans": False,
             "status": "ok" if rows else "failed", "reason": "" if rows else "it did", "mode": "",
             "key": run_key(study, method, name, 3, problems, base), "base": base, "budgets": rows,
+            "asked": study.budgets,
             "visits": [], "machine": [taken],
         },
     )  # fmt: skip
@@ -560,7 +561,9 @@ def test_only_what_the_run_sealed_is_evaluated(
     study = made_study()
     layout = made_run(tmp_path, study, model)
     harm(layout, layout.runs / "star-3-key/models/000001/step-000002")
-    with pytest.raises(UserError, match=r"step-000002 is not what its run sealed there; .*star-3-key"):
+    with pytest.raises(
+        UserError, match=r"step-000002 is not what its run sealed .* delete it and .*star-3\.json"
+    ):
         evaluate_run(study, "star", 3, layout)
     assert not layout.samples("star", 3).exists()
 
@@ -604,6 +607,9 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     with pytest.raises(UserError, match=r"has the budgets \[10, 20\], and the study \[10, 20, 30\]"):
         collected(layout, study.model_copy(update={"budgets": [10, 20, 30]}), "star")
 
+    longer = made_study(max_tokens=9)
+    with pytest.raises(UserError, match=r"star-3\.json was made with other settings of `evaluation`"):
+        collected(layout, longer, "star")
     # The run was done again, and not yet evaluated again.
     write_json(path, whole | {"budgets": [row | {"fingerprint": "new"} for row in whole["budgets"]]})
     with pytest.raises(UserError, match=r"star-3\.json is of other checkpoints than the run's"):

@@ -174,7 +174,16 @@ def test_a_finished_run_goes_on_when_the_top_budget_rises(bench: Bench) -> None:
         {"budgets": BUDGETS[:1]},
         {"budgets": BUDGETS[1:]},
         {"sampling": {"max_tokens": 8, "chunk": 3, "batch_size": 7, "memory": 0.5}},
+        {"sampling": {"max_tokens": 8, "chunk": 4, "tensor_parallel": 2, "data_parallel": 2}},
         {"training": {"max_length": 64, "micro_batch": 1, "save_every": 1, "gradient_checkpointing": True}},
+        {
+            "training": {
+                "max_length": 64,
+                "padding_free": True,
+                "accelerate": "any.yaml",
+                "keep_moments": False,
+            }
+        },
         {"title": "Another", "target_accuracies": [0.5], "seeds": [0, 1, 2], "gpus": 1},
         {"evaluation": {"benchmarks": {"gsm8k": {"samples": 9}}, "profile": "quick"}},
     ],
@@ -245,6 +254,9 @@ def test_words_in_a_method_do_not_change_it(tmp_path: Path) -> None:
     first = identity.code(path)
     path.write_text(text.replace("One", "Eins").replace("# three", "").replace("four", "vier") + "\n\n")
     assert identity.code(path) == first
+    named = 'title: ClassVar[str] = "A"\n    role: ClassVar[Role] = Role.UPPER\n    x = 1'
+    path.write_text(text.replace("x = 1", named))
+    assert identity.code(path) == first  # what tables call it
     path.write_text(path.read_text().replace("x = 1", "x = 2"))
     assert identity.code(path) != first
 
@@ -353,10 +365,12 @@ def test_old_state_is_listed_with_its_size_and_removed(bench: Bench) -> None:
     bench.method = Toy()
     bench.train()
     evaluations = bench.layout.evaluations
-    files.write_json(bench.layout.samples("star", 0).with_suffix(".json"), {"parts": ["gsm8k-new"]})
-    for part in ("star-0/gsm8k-new", "star-0/gsm8k-old", "rft-0/gsm8k-x"):
+    for part in ("star-0/gsm8k-new", "star-0/gsm8k-old", "star-1/gsm8k-begun", "rft-0/gsm8k-x"):
         files.write_text(evaluations / part / "samples", "x" * 1000)
     files.write_json(bench.layout.run("rft", 0), {})
+    rows = files.read_json(bench.layout.run("star", 0))["budgets"]
+    evaluated = {"parts": ["gsm8k-new"], "budgets": {str(row["budget"]): row for row in rows}}
+    files.write_json(bench.layout.samples("star", 0).with_suffix(".json"), evaluated)
 
     found = cleaning.stale(made_study(), bench.layout)
     (other,) = bench.folders() - {kept}
@@ -371,6 +385,14 @@ def test_old_state_is_listed_with_its_size_and_removed(bench: Bench) -> None:
     assert bench.folders() == {kept} and (evaluations / "star-0/gsm8k-new/samples").exists()
     bench.train()
     assert not bench.world.requests and not bench.world.rows
+
+    bench.method = Toy(n=3)  # evaluated again it will be; until then nothing of it is old
+    bench.train()
+    (evaluations / "star-0/gsm8k-begun").mkdir()
+    left = {
+        str(one.path.relative_to(bench.layout.work)) for one in cleaning.stale(made_study(), bench.layout)
+    }
+    assert left == {f"runs/{kept}"}
 
 
 def test_a_run_at_work_is_not_removed(bench: Bench) -> None:

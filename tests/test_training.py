@@ -519,6 +519,11 @@ def test_a_call_that_a_budget_cut_goes_on_where_it_ended(base: Path, tmp_path: P
     assert [folder.name for folder in (tmp_path / "states").iterdir()] == ["000005"]
     assert train("grown", 8, tmp_path / "states", steps) == expected
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    # Killed after the state of the last step, before the model was written: that is all that is left to do.
+    train("cut", 5, tmp_path / "again", [])
+    assert train("written", 5, tmp_path / "again", steps) and len(steps) == 8
+    for file in ("model.safetensors", MOMENTS):
+        assert (tmp_path / "written" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
     for file in ("model.safetensors", MOMENTS):
         assert (tmp_path / "grown" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 

@@ -312,10 +312,10 @@ class _Planner:
         weights, moments = MASTER * self.shape.parameters, MOMENTS * self.trained_weights
         budgets = len(study.seeds) * len(study.budgets)
         kept = weights * budgets * sum(play.spends for play in self.plays.values())
-        going = call = weights + moments  # what a training call leaves
-        if study.training.save_every:
-            going += call  # the last save of this call
-        grow = MASTER * self.trained_weights + moments if study.training.keep_moments else 0
+        call = weights + moments  # what a training call leaves
+        going = 3 * call  # the call before, this one's, and the last save of it
+        # A run that a budget cut in training: the model that the call began with, and the call's state.
+        grow = weights + MASTER * self.trained_weights + moments if study.training.keep_moments else 0
         grown = sum(run.runs for run in runs if run.flops and not self.methods[run.method].plans) * grow
         drawn = len(study.seeds) * sum(run.completions for run in self._runs())
         texts = drawn * min(self.training_text.completion, study.sampling.max_tokens) * SOLUTION_BYTES

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from math import ceil
 from operator import mul
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, flops, sample_tally, sequence_tally
 from repro.method import BudgetSpent, Method, TrainReport, Unavailable
-from repro.objectives import Objective, Optimizer, default_objective
+from repro.objectives import Objective, Optimizer, default_objective, steps_of
 from repro.records import Completion, Example, Pair, Problem, Verdict
 from repro.schema import Account
 from repro.seeds import generator
@@ -250,7 +249,7 @@ class RehearsalLab:
     ) -> TrainReport:
         self._begin()
         if epochs is not None:
-            steps = ceil(epochs * len(data) / batch_size)
+            steps = steps_of(epochs, len(data), batch_size)
         self.to_the_end = self.to_the_end or steps is None
         costs = [self._prices.trained(row.responses) for row in data]
         # The reference passes once over each distinct pair, in the step that first needs it.

@@ -295,6 +295,8 @@ class TRLTrainer:
             batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon, objective.reference
         )
         state, facts = checkpoints.load_state(states)
+        if state and processes > 1 and len(facts["losses"]) == len(batches):
+            state = None  # nothing would divide the model among the processes: the call is made again
         if state:
             plan.resume(**facts)
         parts: dict[str, Any] = {
@@ -325,7 +327,11 @@ class TRLTrainer:
             checkpoints.load_trained(
                 trainer.model, model_dir / checkpoints.ADAPTER / checkpoints.ADAPTER_WEIGHTS
             )
-        trainer.train()
+        if plan.resumed < len(plan.steps):
+            trainer.train()
+        else:  # killed after its last step: all that is left is to write the model
+            trainer.create_optimizer()
+            trainer.begin()
         trainer.save(out_dir, moments=True)
         return sum(plan.losses) / len(plan.losses)
 
