@@ -25,7 +25,7 @@ class Stale:
 def stale(study: Study, layout: Layout) -> list[Stale]:
     """What could go. Raises UserError where it cannot be said, because the study's own state is missing."""
     kept: set[Path] = set()
-    training_set = problems.read(layout.problems / "train.jsonl")
+    training_set = problems.read_prepared(layout.problems, "train")
     base = base_fingerprint(layout)
     for name in method_ids(study):
         method = load_method(study, name)
@@ -46,8 +46,8 @@ def _evaluation(layout: Layout, name: str, seed: int) -> set[Path]:
     kept = {samples, facts, folder / "lease"}
     if not (facts.is_file() and run.is_file()):
         return kept | {folder}
-    found = files.read_json(facts, keys=("parts", "budgets"))
-    checkpoints = {row["fingerprint"] for row in files.read_json(run, keys=("budgets",))["budgets"]}
+    found = files.read_checked(facts, ("parts", "budgets"))
+    checkpoints = {row["fingerprint"] for row in files.read_checked(run, ("budgets",))["budgets"]}
     if {row["fingerprint"] for row in found["budgets"].values()} != checkpoints:
         return kept | {folder}
     return kept | {folder / part for part in found["parts"]}

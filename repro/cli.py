@@ -162,7 +162,7 @@ def base_model(study: StudyFile) -> None:
     from tqdm import tqdm
 
     from repro import base_model as base
-    from repro.files import fingerprint, write_json
+    from repro.files import fingerprint, write_checked
 
     config = load_study(study)
     layout = _layout(config)
@@ -177,7 +177,7 @@ def base_model(study: StudyFile) -> None:
 
         facts = base.prepare(config, layout.problems, layout.base, progress)
     more = {"shape": base.shape_of(layout.base).to_json(), "fingerprint": fingerprint(layout.base)}
-    write_json(layout.base_manifest, {**facts, **more})
+    write_checked(layout.base_manifest, {**facts, **more})
 
 
 @app.command()
@@ -251,7 +251,7 @@ def tables(
     if readme is not None:
         begin, end = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
         before, found, rest = read_text(readme, "name a file that has a leaderboard").partition(begin)
-        _, closed, after = rest.partition(end)
+        _, closed, after = rest.rpartition(end)
         if not found or not closed:
             raise UserError(f"{readme} has no lines `{begin}` and `{end}`; add them for the leaderboard")
         write_text(readme, f"{before}{begin}\n\n{leaderboard}\n{end}{after}")

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pandas as pd
@@ -42,16 +43,20 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in CSV}
     samples: list[pd.DataFrame] = []
     facts: dict[str, Any] = dict.fromkeys(EVALUATION)
-    training_set = problems.read(layout.problems / "train.jsonl")
-    base = files.read_json(layout.base_manifest, keys=("description", "shape", "warm_start", "fingerprint"))
+    training_set = problems.read_prepared(layout.problems, "train")
+    for name in study.evaluation.benchmarks:
+        problems.check(layout.problems, f"test/{name}")
+    base = files.read_checked(layout.base_manifest, ("description", "shape", "warm_start", "fingerprint"))
     for name in methods:
         method = load_method(study, name)
         for seed in study.seeds:
-            manifest = files.read_json(layout.run(name, seed), keys=MANIFEST)
+            manifest = files.read_checked(layout.run(name, seed), MANIFEST)
             key = identity.run_key(study, method, name, seed, training_set, base["fingerprint"])
             _belongs(study, manifest, key, layout.run(name, seed))
             path = layout.samples(name, seed).with_suffix(".json")
-            evaluation = files.read_json(path, keys=("key", "budgets", "samples", "settings", *EVALUATION))
+            evaluation = files.read_checked(
+                path, ("key", "budgets", "parts", "samples", "settings", *EVALUATION)
+            )
             _fits(study, manifest, evaluation, path, layout)
             if manifest["budgets"]:
                 for fact in EVALUATION:
@@ -91,7 +96,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
         "shapes": shapes,
         "versions": {"suite": __version__, **{name: version(name) for name in LIBRARIES}},
-        "command": f"snakemake --config study={study_file}",
+        "command": f"snakemake --config study={quote(str(study_file))}",
         "files": {name: files.sha256_of(contents[name]) for name in FILES},
     }
     out = layout.results / "records"
@@ -126,6 +131,16 @@ def _fits(
     samples = layout.samples(manifest["method"], manifest["seed"])
     if evaluation["key"] != manifest["key"] or evaluated != checkpoints:
         raise UserError(f"{path} is of other checkpoints than the run's; delete it and run `snakemake`")
+    seed = manifest["seed"]
+    parts = {
+        part
+        for row in manifest["budgets"]
+        for part in identity.part_names(study, layout, row["fingerprint"], seed).values()
+    }
+    if set(evaluation["parts"]) != parts:
+        raise UserError(
+            f"{path} is of other problems or task files than there now are; delete it and run `snakemake`"
+        )
     if not samples.is_file() or files.sha256(samples) != evaluation["samples"]:
         raise UserError(f"{samples} is not what {path} was written with; delete both and run `snakemake`")
 

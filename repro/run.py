@@ -36,7 +36,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
     Raises UserError for what the user can mend (missing input, full disk).
     """
     method = load_method(study, name)
-    training_set = problems.read(layout.problems / "train.jsonl")
+    training_set = problems.read_prepared(layout.problems, "train")
     base = base_fingerprint(layout)
     key = identity.run_key(study, method, name, seed, training_set, base)
     groups = [[budget] for budget in study.budgets] if method.plans else [list(study.budgets)]
@@ -82,7 +82,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
         "visits": _visits(training_set, visits) if status == "ok" else [],
         "machine": machine,
     }
-    files.write_json(layout.run(name, seed), manifest)
+    files.write_checked(layout.run(name, seed), manifest)
     return manifest
 
 
@@ -100,8 +100,8 @@ def _as_begun(parts: Engines, folder: Path) -> Engines:
     """With the journal's chunks as the run began with: another size makes other entries of the same run."""
     path = folder / "begun.json"
     if not path.exists():
-        files.write_json(path, {"chunk": parts.chunk})
-    return replace(parts, chunk=files.read_json(path, keys=("chunk",))["chunk"])
+        files.write_checked(path, {"chunk": parts.chunk})
+    return replace(parts, chunk=files.read_checked(path, ("chunk",))["chunk"])
 
 
 def engines(study: Study, verifier: Verifier) -> Engines:

@@ -171,7 +171,7 @@ LAB = [
         "if not isinstance(data[0], objective.data):": "if False:",
         "if not self._plans:": "if False:",
         "return not self._plans or cost <= self.remaining": "return cost <= self._budgets[-1] - self._spent",
-        "if not files.sealed(model):": "if False:",
+        "None if model == self._base else self._signature(model)": "None",
         "horizon=call.horizon,": "",
         "seed=call.seed,": "",
         "if isinstance(error, UserError | OSError) or":
@@ -182,7 +182,7 @@ LAB = [
         "if entry[\"call\"] != call:": "if False:",
         "if earlier and enough(earlier[\"value\"]):": "if earlier:",
         "if left[\"position\"] != self.position:": "if False:",
-        "[*map(tuple, left[\"lost\"]), *(": "[*(",
+        "return [*before, *(": "return [*(",
         "self.machine += earlier[\"machine\"]": "pass",
         "[*(earlier[\"machine\"] if earlier else []), {": "[{",
     }),

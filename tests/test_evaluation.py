@@ -30,7 +30,7 @@ from repro.config import Study
 from repro.discovery import load_method
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
-from repro.files import fingerprint, read_json, seal, write_json
+from repro.files import fingerprint, read_checked, read_json, seal, sha256, write_checked
 from repro.flops import ModelShape, sample_tally
 from repro.identity import run_key
 from repro.layout import Layout
@@ -433,7 +433,7 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
     seal(shutil.copytree(model, layout.base))
     base = fingerprint(layout.base)
     shape = ModelShape.from_config(read_json(layout.base / "config.json"))
-    write_json(
+    write_checked(
         layout.base_manifest,
         {"description": "made", "shape": shape.to_json(), "warm_start": None, "fingerprint": base},
     )
@@ -456,15 +456,21 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
     write_manifest(layout, study, "rft", rows)
     write(layout.test("gsm8k").parent, [row(n) for n in range(5)], "gsm8k")
     write(layout.test("gsm8k").parent, [row(n) for n in range(2)], "aime24")
-    write_json(layout.problems / "report.json", {"prompt": {"style": "plain", "digest": "abc"}})
+    write_report(layout, {"style": "plain", "digest": "abc"})
     return layout
+
+
+def write_report(layout: Layout, prompt: dict[str, str]) -> None:
+    written = [path.relative_to(layout.problems) for path in layout.problems.rglob("*.jsonl")]
+    hashes = {str(path.with_suffix("")): sha256(layout.problems / path) for path in written}
+    write_checked(layout.problems / "report.json", {"prompt": prompt, "files": hashes})
 
 
 def write_manifest(layout: Layout, study: Study, name: str, rows: list[dict[str, Any]]) -> None:
     problems, base = read(layout.problems / "train.jsonl"), fingerprint(layout.base)
     method = load_method(study, name)
     taken = {"budget": 20, "account": "train", "device": "CPU", "seconds": 1.5, "joules": None, "flops": 0}
-    write_json(
+    write_checked(
         layout.run(name, 3),
         {
             "method": name, "title": method.title, "role": "method", "paper": "", "seed": 3, "plans": False,
@@ -571,11 +577,11 @@ def test_only_what_the_run_sealed_is_evaluated(
 def test_a_checkpoint_outside_of_work_is_refused(tmp_path: Path, model: Path, engine: Scripted) -> None:
     study = made_study()
     layout = made_run(tmp_path, study, model)
-    manifest = read_json(layout.run("star", 3))
+    manifest = read_checked(layout.run("star", 3))
     outside = shutil.copytree(layout.work / manifest["budgets"][0]["checkpoint"], tmp_path / "outside")
     for path in (str(outside), "../../outside", "."):
         manifest["budgets"][0]["checkpoint"] = path
-        write_json(layout.run("star", 3), manifest)
+        write_checked(layout.run("star", 3), manifest)
         with pytest.raises(UserError, match="lies outside"):
             evaluate_run(study, "star", 3, layout)
     assert not engine.calls
@@ -589,7 +595,7 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     evaluate_run(study, "star", 3, layout)
     collected(layout, study, "star")
     path = layout.run("star", 3)
-    whole = read_json(path)
+    whole = read_checked(path)
     stale = r"star-3\.json is of another run than the study now describes .* delete it and run"
 
     with monkeypatch.context() as patch:  # a library was installed anew
@@ -599,22 +605,31 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     tuned = study.model_copy(update={"hyperparameters": {"star": {"temperature": 0.5}}})
     with pytest.raises(UserError, match=stale):
         collected(layout, tuned, "star")
-    base = read_json(layout.base_manifest)
-    write_json(layout.base_manifest, {**base, "fingerprint": "another"})
+    base = read_checked(layout.base_manifest)
+    write_checked(layout.base_manifest, {**base, "fingerprint": "another"})
     with pytest.raises(UserError, match=stale):
         collected(layout, study, "star")
-    write_json(layout.base_manifest, base)
+    write_checked(layout.base_manifest, base)
     with pytest.raises(UserError, match=r"has the budgets \[10, 20\], and the study \[10, 20, 30\]"):
         collected(layout, study.model_copy(update={"budgets": [10, 20, 30]}), "star")
 
     longer = made_study(max_tokens=9)
     with pytest.raises(UserError, match=r"star-3\.json was made with other settings of `evaluation`"):
         collected(layout, longer, "star")
+    problems = (layout.test("gsm8k")).read_text()
+    layout.test("gsm8k").write_text(problems.splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=r"gsm8k\.jsonl is not as it was prepared"):
+        collected(layout, study, "star")
+    write_report(layout, {"style": "plain", "digest": "abc"})  # as if they had been prepared anew
+    with pytest.raises(UserError, match="of other problems or task files"):
+        collected(layout, study, "star")
+    layout.test("gsm8k").write_text(problems)
+    write_report(layout, {"style": "plain", "digest": "abc"})
     # The run was done again, and not yet evaluated again.
-    write_json(path, whole | {"budgets": [row | {"fingerprint": "new"} for row in whole["budgets"]]})
+    write_checked(path, whole | {"budgets": [row | {"fingerprint": "new"} for row in whole["budgets"]]})
     with pytest.raises(UserError, match=r"star-3\.json is of other checkpoints than the run's"):
         collected(layout, study, "star")
-    write_json(path, whole)
+    write_checked(path, whole)
     samples = layout.samples("star", 3)
     pd.read_parquet(samples).assign(correct=True).to_parquet(samples, index=False)
     with pytest.raises(UserError, match=r"star-3\.parquet is not what .* was written with"):
@@ -663,7 +678,7 @@ def test_rows_that_were_evaluated_differently_are_not_collected(
     study = made_study()
     layout = made_run(tmp_path, study, model)
     evaluate_run(study, "star", 3, layout)
-    write_json(layout.problems / "report.json", {"prompt": {"style": "boxed", "digest": "def"}})
+    write_report(layout, {"style": "boxed", "digest": "def"})
     evaluate_run(study, "rft", 3, layout)
     with pytest.raises(
         UserError, match=r"rft-3\.json: prompt is .*boxed.* but .*plain.*; delete .*evaluations"

@@ -75,6 +75,8 @@ class Bench:
         self.method: Method = Toy()
         make_base(self.layout.base)
         problem_set(self.layout.problems / "train.jsonl", PROBLEM_SET)
+        hashes = {"train": files.sha256(self.layout.problems / "train.jsonl")}
+        files.write_checked(self.layout.problems / "report.json", {"files": hashes})
         patch.setattr(run, "load_method", lambda study, name: self.method)
         patch.setattr(cleaning, "load_method", lambda study, name: self.method)
         patch.setattr(run, "engines", self.engines)
@@ -89,7 +91,7 @@ class Bench:
     def train(self, study: Study | None = None, seed: int = 0) -> dict[str, Any]:
         self.world = World()
         manifest = run.train(study or made_study(), "star", seed, self.layout)
-        assert manifest == json.loads(self.layout.run("star", seed).read_text())
+        assert manifest == files.read_checked(self.layout.run("star", seed))
         return manifest
 
     def folders(self) -> set[str]:
@@ -348,6 +350,42 @@ def test_a_mistake_of_the_suite_is_no_row(bench: Bench, monkeypatch: pytest.Monk
     assert not bench.layout.run("star", 0).exists()
 
 
+def test_a_checkpoint_in_anothers_place_is_not_taken_for_it(bench: Bench) -> None:
+    def swap(one: Path, other: Path) -> None:
+        one.rename(one.with_name("aside"))
+        other.rename(one)
+        one.with_name("aside").rename(other)
+
+    bench.train()
+    low, top = sorted(bench.layout.runs.glob("star-0-*/models/*/step-*"))[-2:]
+    swap(low, top)
+    bench.layout.run("star", 0).unlink()
+    with pytest.raises(UserError, match="damaged, or another's; delete it and run again"):
+        bench.train()
+    swap(low, top)
+    shutil.copytree(top.parent, top.parent.with_name("000006.bak"))  # a copy that somebody made
+    first = bench.train()
+    shutil.rmtree(low)  # what the message asks for: the weights are made again
+    shutil.rmtree(top)
+    assert bench.train()["budgets"] == first["budgets"] and not bench.world.requests
+
+
+def test_problems_that_are_not_as_they_were_prepared_are_refused(bench: Bench) -> None:
+    path = bench.layout.problems / "train.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match=r"train\.jsonl is not as it was prepared"):
+        bench.train()
+
+
+def test_a_manifest_has_a_check(bench: Bench) -> None:
+    bench.train()
+    path = bench.layout.run("star", 0)
+    text = path.read_text()
+    path.write_text(text.replace('"steps": ', '"steps": 1', 1))
+    with pytest.raises(UserError, match=r"star-0\.json is damaged"):
+        files.read_checked(path)
+
+
 def test_a_base_model_that_is_not_whole_is_named(bench: Bench) -> None:
     (bench.layout.base / "weights").write_text("others")
     with pytest.raises(UserError, match=r"the base model .* is missing or damaged; delete .*base\.json"):
@@ -368,9 +406,9 @@ def test_old_state_is_listed_with_its_size_and_removed(bench: Bench) -> None:
     for part in ("star-0/gsm8k-new", "star-0/gsm8k-old", "star-1/gsm8k-begun", "rft-0/gsm8k-x"):
         files.write_text(evaluations / part / "samples", "x" * 1000)
     files.write_json(bench.layout.run("rft", 0), {})
-    rows = files.read_json(bench.layout.run("star", 0))["budgets"]
+    rows = files.read_checked(bench.layout.run("star", 0))["budgets"]
     evaluated = {"parts": ["gsm8k-new"], "budgets": {str(row["budget"]): row for row in rows}}
-    files.write_json(bench.layout.samples("star", 0).with_suffix(".json"), evaluated)
+    files.write_checked(bench.layout.samples("star", 0).with_suffix(".json"), evaluated)
 
     found = cleaning.stale(made_study(), bench.layout)
     (other,) = bench.folders() - {kept}

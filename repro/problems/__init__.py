@@ -17,7 +17,7 @@ from typing import Any
 
 from repro.config import Gsm8kProblems, JsonlProblems, LadderProblems, MathProblems, Prompt, Study
 from repro.errors import UserError
-from repro.files import AGAIN, digest, read_jsonl, write_json, write_text
+from repro.files import AGAIN, digest, read_checked, read_jsonl, sha256, write_checked, write_text
 from repro.problems import ladder, sources
 from repro.problems.overlap import near_duplicates
 from repro.problems.prompts import STYLES, Prompter, chat_tokenizer, worked
@@ -93,8 +93,24 @@ def prepare(study: Study, folder: Path) -> None:
         "shots": [problem.id for problem, _ in drawn.shots],
         "prompt": {"style": style, "version": STYLES[style].version, "digest": prompter.digest},
     }
-    write_json(folder / REPORT, report)
+    report["files"] = {split: sha256(folder / f"{split}.jsonl") for split in splits}
+    write_checked(folder / REPORT, report)
     Log.info("problems: %s", ", ".join(f"{len(rows)} {split}" for split, rows in splits.items()))
+
+
+def check(folder: Path, split: str) -> None:
+    """Raise UserError unless a problem file is as :func:`prepare` wrote it."""
+    path, hashes = folder / f"{split}.jsonl", read_checked(folder / REPORT, ("files",))["files"]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run `snakemake` to make it")
+    if sha256(path) != hashes.get(split):
+        raise UserError(f"{path} is not as it was prepared; {AGAIN}")
+
+
+def read_prepared(folder: Path, split: str) -> ProblemSet:
+    """:func:`check` and :func:`read` a split."""
+    check(folder, split)
+    return read(folder / f"{split}.jsonl")
 
 
 def draw(study: Study) -> Drawn:
