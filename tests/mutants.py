@@ -228,9 +228,14 @@ RECORDING = [
         "or files.fingerprint(model) != row[\"fingerprint\"]:": "or False:",
         "if layout.work.resolve() not in model.parents:": "if False:",
         "tally += Tally.from_json(found[\"tally\"])": "tally = Tally.from_json(found[\"tally\"])",
-        "study.sampling.numbers(), stop": "study.sampling.model_dump(), stop",
+    }),
+    *seen_by("repro/identity.py", EVALUATION, {
+        "study.sampling.numbers(), stops(study.prompt), engine(study)":
+            "study.sampling.model_dump(), stops(study.prompt), engine(study)",
+        "layout.test(name), TASKS / \"suite.py\"": "TASKS / \"suite.py\"",
     }),
     *seen_by("repro/collect.py", EVALUATION, {
+        "if set(evaluation[\"parts\"]) != parts:": "if False:",
         "if manifest[\"key\"] != key:": "if False:",
         "if manifest[\"asked\"] != study.budgets:": "if False:",
         "if evaluation[\"settings\"] != asked(study):": "if False:",
