@@ -121,7 +121,7 @@ def read_samples(path: Path) -> pd.DataFrame:
             )  # fmt: skip
             if not right or (table[name].null_count and name != "answer"):
                 raise UserError(f"{path}: column '{name}' has blanks, or is not of its type; {_MEND}")
-        frame = table.to_pandas()
+        frame = table.to_pandas(ignore_metadata=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {_MEND}") from None
     except (OSError, ValueError, pa.ArrowException) as error:
