@@ -82,7 +82,8 @@ def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
 
     given = {key: value for key, value in sizes.items() if key != "model_type"}
     kind: Any = CONFIG_MAPPING[family]
-    known = sorted({field.name for field in fields(kind)} - tokens.keys())
+    # All families read `head_dim`, also those whose config does not name it.
+    known = sorted({"head_dim", *(field.name for field in fields(kind))} - tokens.keys())
     for key in given:
         if key not in known:
             raise UserError(f"{where}: unknown key `{key}`; {family} knows {', '.join(known)}")
