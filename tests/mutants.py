@@ -171,12 +171,13 @@ LAB = [
         "if not isinstance(data[0], objective.data):": "if False:",
         "if not self._plans:": "if False:",
         "return not self._plans or cost <= self.remaining": "return cost <= self._budgets[-1] - self._spent",
-        "None if model == self._base else self._signature(model)": "None",
         "horizon=call.horizon,": "",
         "seed=call.seed,": "",
         "if isinstance(error, UserError | OSError) or":
             "if isinstance(error, UserError | OSError | RuntimeError) or",
     }),
+    Mutant("repro/lab.py", "None if model == self._base else self._signature(model)", "None",
+           ("tests/test_run.py::test_a_checkpoint_in_anothers_place_is_not_taken_for_it",)),
     *seen_by("repro/journal.py", "tests/test_journal.py", {
         "if entry.pop(\"check\") != digest(entry):": "if not entry.pop(\"check\"):",
         "if entry[\"call\"] != call:": "if False:",

@@ -548,6 +548,27 @@ def test_a_finished_run_goes_on_when_budgets_change(
         assert not third.requests and not third.rows  # and the same again does nothing
 
 
+def test_a_call_that_a_budget_cut_goes_on_where_it_ended(base: Path, tmp_path: Path) -> None:
+    def run(folder: Path, budget: int) -> World:
+        world = World()
+        lab = make(base, folder, world, budget)
+        data = [Example(problem, "w1 w2") for problem in PROBLEMS]
+        lab.train(data, optimizer=ADAM, batch_size=2, steps=2)
+        with pytest.raises(BudgetSpent):
+            lab.train(data, optimizer=ADAM, batch_size=2)
+        lab.finish()
+        return world
+
+    whole, cut, grown = (
+        run(tmp_path / "a", 400_000),
+        run(tmp_path / "b", 200_000),
+        run(tmp_path / "b", 400_000),
+    )
+    assert 2 < len(cut.parts) < len(whole.parts)
+    # Not from its beginning, nor the call before it, whose weights no budget asks for.
+    assert cut.parts + grown.parts == whole.parts
+
+
 def test_a_run_cut_in_training_keeps_the_schedule_of_the_whole_call(base: Path, tmp_path: Path) -> None:
     world = World()
     lab = make(base, tmp_path, world, 50_000)

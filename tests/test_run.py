@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from fake_engines import ADAM, PROBLEM_SET, PROBLEMS, World, make_base
+from fake_engines import ADAM, PROBLEM_SET, PROBLEMS, Crash, World, make_base
 from safetensors import SafetensorError
 
 from repro import cleaning, files, identity, run
@@ -143,6 +143,17 @@ def test_a_manifest_says_what_was_done(bench: Bench) -> None:
     assert all(row["device"] and row["flops"] == 0 for row in manifest["machine"])
 
 
+def test_what_a_killed_process_did_in_vain_is_in_the_manifest(bench: Bench) -> None:
+    bench.world = World(crash=1)  # in its first sampling
+    with pytest.raises(Crash):
+        run.train(made_study(), "star", 0, bench.layout)
+    manifest = bench.train()
+    (wasted,) = (row for row in manifest["machine"] if row["account"] == "wasted")
+    first = Entry.from_json(manifest["budgets"][0]["ledger"][0])  # a chunk of it
+    assert wasted["flops"] == first.flops and wasted["seconds"] == 0
+    assert not any(row["flops"] for row in manifest["machine"] if row is not wasted)
+
+
 def test_a_method_that_plans_gets_a_run_for_each_budget(bench: Bench) -> None:
     bench.method = Planner()
     manifest = bench.train()
@@ -175,7 +186,7 @@ def test_a_finished_run_goes_on_when_the_top_budget_rises(bench: Bench) -> None:
     [
         {"budgets": BUDGETS[:1]},
         {"budgets": BUDGETS[1:]},
-        {"sampling": {"max_tokens": 8, "chunk": 3, "batch_size": 7, "memory": 0.5}},
+        {"sampling": {"max_tokens": 8, "chunk": 7, "batch_size": 7, "memory": 0.5}},
         {"sampling": {"max_tokens": 8, "chunk": 4, "tensor_parallel": 2, "data_parallel": 2}},
         {"training": {"max_length": 64, "micro_batch": 1, "save_every": 1, "gradient_checkpointing": True}},
         {
