@@ -28,7 +28,7 @@ from repro.objectives import DPO, SFT, Optimizer
 from repro.training import Row, encode, learning_rate_factor, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
 from repro.training.plan import Plan, columns
-from repro.training.trl import TRLTrainer
+from repro.training.trl import PlannedDPO, TRLTrainer
 
 VOCABULARY = 24
 END = 2
@@ -504,8 +504,15 @@ def test_a_killed_call_goes_on_from_its_last_state(
 
 
 @pytest.mark.parametrize("objective", [SFT(), DPO(nll_weight=1.0)], ids=["sft", "dpo"])
-def test_a_call_that_a_budget_cut_goes_on_where_it_ended(base: Path, tmp_path: Path, objective: Any) -> None:
+def test_a_call_that_a_budget_cut_goes_on_where_it_ended(
+    base: Path, tmp_path: Path, objective: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches: Any = sft_batches(8, 4) if isinstance(objective, SFT) else dpo_batches(8, 4)
+    referred: list[int] = []  # pairs that the reference was run over
+    passes = PlannedDPO._log_probabilities
+    monkeypatch.setattr(
+        PlannedDPO, "_log_probabilities", lambda self, rows: referred.append(len(rows)) or passes(self, rows)
+    )
 
     def train(name: str, steps: int, states: Path | None, seen: list[int]) -> float:
         return TRLTrainer().train(
@@ -514,11 +521,13 @@ def test_a_call_that_a_budget_cut_goes_on_where_it_ended(base: Path, tmp_path: P
         )  # fmt: skip
 
     expected = train("whole", 8, None, [])
+    distinct = sum(referred)
     steps: list[int] = []
     train("cut", 5, tmp_path / "states", steps)
     assert [folder.name for folder in (tmp_path / "states").iterdir()] == ["000005"]
     assert train("grown", 8, tmp_path / "states", steps) == expected
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert sum(referred) == 2 * distinct  # once for a pair, and not again by the call that went on
     # Killed after the state of the last step, before the model was written: that is all that is left to do.
     train("cut", 5, tmp_path / "again", [])
     assert train("written", 5, tmp_path / "again", steps) and len(steps) == 8
