@@ -86,7 +86,11 @@ def base_settings(wildcards):
 def run_settings(wildcards):
     # What a run is, and the budgets it is cut at: nothing else of the study trains anything again.
     name = wildcards.method
-    return text_of([identity.settings(STUDY, METHODS[name], name), identity.rewards(STUDY), STUDY.budgets])
+    try:
+        scored_by = identity.rewards(STUDY)
+    except UserError as error:
+        scored_by = str(error)  # a model that is missing: the job says so in one sentence
+    return text_of([identity.settings(STUDY, METHODS[name], name), scored_by, STUDY.budgets])
 
 
 def evaluation_settings(wildcards):

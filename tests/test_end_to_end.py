@@ -316,6 +316,10 @@ def test_the_workflow_is_clean_and_a_typo_is_one_sentence(tmp_path: Path) -> Non
     project = Project.make(tmp_path / "project")
     assert "Congratulations" in project.run("snakemake", "--lint", "--config", f"study={STUDY}")
 
+    missing = "process_rewards: {kind: causal, path: /absent}"
+    (project.root / STUDY).write_text(MICRO.replace("process_rewards: ladder", missing))
+    assert "Traceback" not in project.run("snakemake", "-n", "--config", f"study={STUDY}")
+
     (project.root / STUDY).write_text(MICRO.replace("budgets:", "budget:"))
     status, output = project.fails("snakemake", "-n", "--config", f"study={STUDY}")
     assert status != 0
