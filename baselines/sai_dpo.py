@@ -17,16 +17,20 @@ Differences from the paper:
 - P@K is taken as the pass rate c/K (version 2 of the abstract), not as "solved at least once".
 - Steps are non-empty pieces of the text between `step_separator`.
 - Version 2's "data persistence" (carrying selected problems over) is not implemented.
+- Rows of ours: `weighting: uniform` gives every cluster the same weight; `learn: chosen` fine-tunes (SFT) on
+  the chosen solutions, each text of a problem once.
+
+Evidence: summaries of the paper only; no constant but K was seen.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from sklearn.cluster import KMeans
 
-from repro.method import DPO, Completion, Lab, Method, Optimizer, Pair
+from repro.method import DPO, Completion, Example, Lab, Method, Optimizer, Pair
 
 
 @dataclass
@@ -43,12 +47,14 @@ class SAIDPO(Method):
     probe_per_cluster: int = 16  # our choice
     k: int = 8  # paper: K = 8
     temperature: float = 1.0  # our choice
+    weighting: Literal["errors", "uniform"] = "errors"  # of clusters; paper: by what the model gets wrong
     epsilon: float = 0.01  # keeps mastered clusters in play; our choice
     n_candidates: int = 6_000  # our choice
     n_selected: int = 3_000  # problems trained on per round; DIAG
     drop_hardest: float = 0.1  # our choice
     pairs_per_problem: int = 2  # our choice
     step_separator: str = "\n"  # our choice
+    learn: Literal["pairs", "chosen"] = "pairs"  # DPO, or SFT on the chosen ones, which is ours
     objective: DPO = DPO(beta=0.1, label_smoothing=0.1)  # DIAG
     epochs: float = 2.0  # DIAG
     batch_size: int = 128  # DIAG
@@ -73,6 +79,9 @@ class SAIDPO(Method):
         tries = self.sample(lab, probed, search=True)
 
         errors = [1 - float(np.mean([rate(tries[i]) for i in probe])) for probe in probes]
+        lab.log("probed", error_least=min(errors), error_mean=float(np.mean(errors)), error_most=max(errors))
+        if self.weighting == "uniform":
+            errors = [1.0] * len(errors)
         candidates = draw(state.clusters, weights(errors, self.epsilon), self.n_candidates, random)
         tries |= self.sample(lab, [i for i in candidates if i not in tries])  # same policy: probes are reused
 
@@ -86,14 +95,13 @@ class SAIDPO(Method):
         ]
         state.recent = {*probed, *selected}
         lab.log("selected", candidates=len(candidates), mixed=len(mixed), pairs=len(pairs))
-        if pairs:
-            lab.train(
-                pairs,
-                objective=self.objective,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                optimizer=self.optimizer,
-            )
+        if not pairs:
+            return
+        how = {"epochs": self.epochs, "batch_size": self.batch_size, "optimizer": self.optimizer}
+        if self.learn == "pairs":
+            lab.train(pairs, objective=self.objective, **how)
+        else:
+            lab.train(list(dict.fromkeys(Example(pair.problem, pair.chosen) for pair in pairs)), **how)
 
     def sample(self, lab: Lab, chosen: Sequence[int], search: bool = False) -> dict[int, list[Completion]]:
         if not chosen:

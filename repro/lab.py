@@ -51,6 +51,7 @@ from repro.method import (
 )
 from repro.objectives import default_objective, steps_of
 from repro.problems import ProblemSet
+from repro.problems.prompts import answer_line
 from repro.records import Verdict
 from repro.rewards import ProcessScorer
 from repro.sampling import Request, Sampler, SamplingParams, prompt_ids
@@ -578,13 +579,15 @@ class Lab:
         parts = [[(TRAINING_PASSES, tally), (FORWARD_PASSES * reference, tally)] for tally in tallies]
         return sum(map(self._training_cost, parts)) * batch_size // len(tallies)
 
-    def gold(self, problems: Sequence[Problem]) -> list[Example]:
+    def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:
         if not self._uses_gold:
-            raise Unavailable("gold solutions are for methods that declare `uses_gold`")
-        golds = [(problem, self._set.golds[problem.id].solution) for problem in problems]
-        if any(solution is None for _, solution in golds):
+            raise Unavailable("gold solutions are for methods that declare `uses_gold` or have an SFT stage")
+        golds = [(problem, self._set.golds[problem.id]) for problem in problems]
+        if answers_only:
+            return [Example(problem, answer_line(gold)) for problem, gold in golds]
+        if any(gold.solution is None for _, gold in golds):
             raise Unavailable("the problem set has no gold solutions")
-        return [Example(problem, solution) for problem, solution in golds if solution is not None]
+        return [Example(problem, gold.solution) for problem, gold in golds if gold.solution is not None]
 
     def corpus(self, n: int) -> list[Example]:
         if not self._uses_corpus:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from repro.objectives import DPO, SFT, Objective, Optimizer, Settings
 from repro.records import Completion, Example, Pair, Problem, Role, Verdict
@@ -21,7 +21,8 @@ from repro.rewards import Aggregation, aggregate
 
 __all__ = [
     "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Misuse",
-    "Objective", "Optimizer", "Pair", "Problem", "Role", "TrainReport", "Unavailable", "Verdict", "aggregate",
+    "Objective", "Optimizer", "Pair", "Problem", "Role", "SFTStage", "TrainReport", "Unavailable", "Verdict",
+    "aggregate", "is_last_round",
 ]  # fmt: skip
 
 
@@ -127,8 +128,9 @@ class Lab(Protocol):
     def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
         """Mean FLOPs of one optimizer step of a first pass over ``data``; for planning."""
 
-    def gold(self, problems: Sequence[Problem]) -> list[Example]:
-        """Gold solutions as examples. Only for classes that declare ``uses_gold``."""
+    def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:
+        """Gold solutions as examples, or with ``answers_only`` only the line that states the answer. For
+        methods that declare ``uses_gold`` or have an :class:`SFTStage`."""
 
     def corpus(self, n: int) -> list[Example]:
         """``n`` fresh rows of the base model's warm-start corpus. Only with ``uses_corpus``."""
@@ -138,6 +140,20 @@ class Lab(Protocol):
 
     def log(self, message: str, **values: Any) -> None:
         """A line in the run's log; numbers as keywords."""
+
+
+class SFTStage(Settings):
+    """Fine-tuning on the gold solutions of the training problems before the first round, which some papers
+    begin with. It is charged like all training."""
+
+    epochs: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    optimizer: Optimizer
+
+    def train(self, lab: Lab) -> None:
+        """Make the current policy, which is still the base model, the fine-tuned one."""
+        gold = lab.gold(lab.problems)
+        lab.train(gold, epochs=self.epochs, batch_size=self.batch_size, optimizer=self.optimizer)
 
 
 class Method(BaseModel, ABC):
@@ -152,6 +168,12 @@ class Method(BaseModel, ABC):
     uses_corpus: ClassVar[bool] = False
 
     plans: bool = False  # from its budget, of whose end Lab.affords then gives notice: one run per budget
+    rounds: int | None = None  # it ends after so many; default: with its budget
+
+    @property
+    def reads_gold(self) -> bool:
+        """Whether it may call :meth:`Lab.gold`."""
+        return self.uses_gold or any(isinstance(value, SFTStage) for _, value in self)
 
     def start(self, lab: Lab) -> Any:
         """State carried from round to round (in memory; a resumed run rebuilds it by replay)."""
@@ -160,3 +182,12 @@ class Method(BaseModel, ABC):
     @abstractmethod
     def round(self, lab: Lab, state: Any) -> None:
         """One round. Called again and again until the budget is spent."""
+
+
+def is_last_round(remaining: int, sampling: int, step: int, steps: int, next_steps: int) -> bool:
+    """Whether too little is left (FLOPs) for this round's training, one more sampling and the next training.
+
+    A method that restarts from the base model asks it and trains its last round to the end of the budget: cut
+    in the midst of re-training it would be judged by half-trained weights.
+    """
+    return remaining < steps * step + sampling + next_steps * step

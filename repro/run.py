@@ -52,7 +52,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
             with files.lease(folder, wait=True):
                 lab = Lab(
                     f"{name}/{seed}", folder, layout.base, training_set, budgets, _as_begun(parts, folder),
-                    method.uses_gold, method.uses_corpus, method.plans,
+                    method.reads_gold, method.uses_corpus, method.plans,
                 )  # fmt: skip
                 top = budgets[-1] / 1e12
                 Log.info("%s, seed %d: budget %.3f TFLOP, state in %s", method.title, seed, top, folder)
@@ -126,7 +126,7 @@ def _play(method: Method, lab: Lab) -> tuple[str, str]:
     idle = 0
     try:
         state = method.start(lab)
-        while True:
+        while lab.round != method.rounds:
             lab.round += 1
             before = lab.spent
             method.round(lab, state)
@@ -134,7 +134,7 @@ def _play(method: Method, lab: Lab) -> tuple[str, str]:
             if idle == IDLE_ROUNDS:
                 return "failed", f"{IDLE_ROUNDS} rounds in a row spent nothing, so the budget would never end"
     except BudgetSpent:
-        return "ok", ""
+        pass
     except Unavailable as error:
         return "unavailable", str(error)
     except RunFailed as error:
@@ -146,6 +146,7 @@ def _play(method: Method, lab: Lab) -> tuple[str, str]:
             raise
         Log.error("%s", traceback.format_exc())
         return "failed", f"{type(error).__name__} in round {lab.round}: {error}"
+    return "ok", ""
 
 
 def _own_fault(error: Exception, method: Method) -> bool:

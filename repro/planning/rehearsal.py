@@ -31,7 +31,8 @@ SPREAD = (5 / 8, 7 / 8, 9 / 8, 11 / 8)  # lengths of completions, of their mean
 WORDINGS = 16  # different correct solutions of a problem, and as many wrong ones, all as likely
 POINTS = 20  # knowledge points, one a problem
 IDLE_ROUNDS = 3  # rounds in a row that spend nothing before a play is given up, as a run is
-GOLD = "gold"  # the text of every worked solution
+GOLD, ANSWER = "gold", "answer"  # the text of every worked solution, and of the line that states its answer
+ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Stage:
             (f"{kind} {n}", lengths[n % len(lengths)]) for n in range(WORDINGS) for kind in ("wrong", "right")
         ]
         self.completions = _Completions(self)
-        self.prices = _Prices(script, dict(self.solutions) | {GOLD: script.solution})
+        self.prices = _Prices(script, dict(self.solutions) | {GOLD: script.solution, ANSWER: ANSWER_TOKENS})
 
 
 def rehearse(method: Method, stage: Stage, budgets: Sequence[int]) -> Play:
@@ -131,14 +132,16 @@ def _play(method: Method, lab: RehearsalLab) -> None:
     idle = 0
     try:
         state = method.start(lab)
-        while idle < IDLE_ROUNDS:
+        while idle < IDLE_ROUNDS and lab.round != method.rounds:
             lab.round += 1
             before = lab.spent
             method.round(lab, state)
             idle = idle + 1 if lab.spent == before else 0
-        raise RuntimeError(f"{IDLE_ROUNDS} rounds in a row spent nothing")
+        if idle == IDLE_ROUNDS:
+            raise RuntimeError(f"{IDLE_ROUNDS} rounds in a row spent nothing")
     except BudgetSpent:
-        lab.close()
+        pass
+    lab.close()
 
 
 class RehearsalLab:
@@ -275,10 +278,10 @@ class RehearsalLab:
             cost += sum(self._prices.passed(row.responses) for row in data)
         return cost * batch_size // len(data)
 
-    def gold(self, problems: Sequence[Problem]) -> list[Example]:
-        if not self._method.uses_gold:
+    def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:
+        if not self._method.reads_gold:
             raise Unavailable("gold solutions are for methods that declare `uses_gold`")
-        return [Example(problem, GOLD) for problem in problems]
+        return [Example(problem, ANSWER if answers_only else GOLD) for problem in problems]
 
     def corpus(self, n: int) -> list[Example]:
         if not self._method.uses_corpus:

@@ -74,6 +74,12 @@ def worked(prompt: Prompt, gold: Gold) -> str | None:
     return f"{steps.rstrip()}\nThe final answer is $\\boxed{{{gold.answer}}}$." if mark else gold.solution
 
 
+def answer_line(gold: Gold) -> str:
+    r"""The line of a solution that states its answer, as its source writes it: ``#### n`` or a box."""
+    boxed = gold.solution is None or "\\boxed" in gold.solution
+    return f"\\boxed{{{gold.answer}}}" if boxed else f"#### {gold.answer}"
+
+
 class Prompter:
     """Renders the prompts of a study. ``shots`` are problems with worked solutions; ``tokenizer`` has the
     chat template that ``prompt.chat`` asks for."""
