@@ -196,8 +196,11 @@ class FakeLab:
             self._spend(_step(data, batch_size))
         return TrainReport(steps=done, sequences=done * batch_size, loss=1.0)
 
-    def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
-        self.record("step_cost", data=list(data), batch_size=batch_size)
+    def step_cost(
+        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
+    ) -> int:
+        how = {"objective": _fitting(objective, data)} if objective else {}
+        self.record("step_cost", data=list(data), batch_size=batch_size, **how)
         return _step(data, batch_size)
 
     def gold(self, problems: Sequence[Problem]) -> list[Example]:
