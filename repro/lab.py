@@ -49,7 +49,7 @@ from repro.method import (
     TrainReport,
     Unavailable,
 )
-from repro.objectives import default_objective, steps_of
+from repro.objectives import SFT, default_objective, steps_of
 from repro.problems import ProblemSet
 from repro.problems.prompts import answer_line
 from repro.records import Verdict
@@ -420,6 +420,9 @@ class Lab:
         if not isinstance(data[0], objective.data):
             wanted, found = objective.data.__name__, type(data[0]).__name__
             raise Misuse(f"{type(objective).__name__} trains on {wanted}s, and these are {found}s")
+        weights = {datum.weight for datum in data if isinstance(datum, Example)}
+        if isinstance(objective, SFT) and weights != {1}:
+            raise Misuse("SFT trains on examples of weight 1; those of other weights are PolicyGradient's")
         if steps is None and not self._plans and _ends(optimizer):
             raise Misuse(
                 "training to the end of the budget with a schedule that ends there is planning: "
@@ -446,7 +449,7 @@ class Lab:
             )
             # Settings at their defaults are left out: a later version may have more of them.
             arguments = [
-                start, files.digest([[row.prompt, row.responses] for row in rows]), type(objective).__name__,
+                start, files.digest([_told(row) for row in rows]), type(objective).__name__,
                 objective.model_dump(exclude_defaults=True), optimizer.model_dump(exclude_defaults=True),
                 batch_size, steps, inherit_optimizer, horizon,
             ]  # fmt: skip
@@ -484,8 +487,8 @@ class Lab:
     def _planned(
         self, rows: Sequence[Row], batch_size: int, objective: Objective, steps: int | None
     ) -> tuple[list[list[tuple[int, Tally]]], list[list[int]]]:
-        """The steps that the budget allows: what each is charged, and its rows. A distinct pair's reference
-        is run in the step that first needs it."""
+        """The steps that the budget allows: what each is charged, and its rows. References read
+        a distinct row in the step that first needs it."""
         tallies = [row.tally for row in rows]
         shuffle = generator(self._name, "batches", self._calls)
         order = batches([tally.tokens for tally in tallies], batch_size, shuffle)
@@ -496,9 +499,9 @@ class Lab:
         while steps is None or len(plan) < steps:
             batch = next(order)
             part = [(TRAINING_PASSES, batch_tally([tallies[i] for i in batch]))]
-            new = {rows[i]: tallies[i] for i in batch if rows[i] not in known} if objective.reference else {}
+            new = {rows[i]: tallies[i] for i in batch if rows[i] not in known}
             if new:
-                part.append((FORWARD_PASSES, batch_tally(list(new.values()))))
+                part += [(FORWARD_PASSES, batch_tally(list(new.values())))] * objective.references
             left -= self._training_cost(part)
             if left < 0:
                 break
@@ -571,12 +574,12 @@ class Lab:
         """Whether a higher budget would go on with this run, and what it then needs is kept."""
         return self._engines.keep_moments and not self._plans
 
-    def step_cost(self, data: Data, batch_size: int) -> int:
+    def step_cost(self, data: Data, batch_size: int, objective: Objective | None = None) -> int:
         if not data:
             raise Misuse("no training data; check before calling lab.step_cost")
         tallies = [row.tally for row in self._rows(data)]
-        reference = default_objective(data).reference
-        parts = [[(TRAINING_PASSES, tally), (FORWARD_PASSES * reference, tally)] for tally in tallies]
+        references = (objective or default_objective(data)).references
+        parts = [[(TRAINING_PASSES, tally), *[(FORWARD_PASSES, tally)] * references] for tally in tallies]
         return sum(map(self._training_cost, parts)) * batch_size // len(tallies)
 
     def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:
@@ -706,7 +709,11 @@ class Lab:
                     model.parent.rmdir()
 
     def _rows(self, data: Data) -> list[Row]:
-        return [self._encode(datum.problem, datum.responses) for datum in data]
+        rows = [self._encode(datum.problem, datum.responses) for datum in data]
+        return [
+            replace(row, weight=datum.weight) if isinstance(datum, Example) else row
+            for row, datum in zip(rows, data, strict=True)
+        ]
 
     def _encode(self, problem: Problem, responses: tuple[str, ...]) -> Row:
         key = (problem.id, responses)
@@ -719,6 +726,11 @@ class Lab:
 def _ends(optimizer: Optimizer) -> bool:
     """Whether the schedule depends on the number of steps."""
     return optimizer.schedule != "constant" or optimizer.warmup_ratio > 0
+
+
+def _told(row: Row) -> list[Any]:
+    """A row in a journal's arguments: its weight is left out where it is 1, as settings at defaults are."""
+    return [row.prompt, row.responses, row.weight] if row.weight != 1 else [row.prompt, row.responses]
 
 
 def _between(cost_after: Sequence[int], first: int, last: int) -> int:

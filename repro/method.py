@@ -15,14 +15,14 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from repro.objectives import DPO, SFT, Objective, Optimizer, Settings
+from repro.objectives import DPO, SFT, Objective, Optimizer, PolicyGradient, Settings
 from repro.records import Completion, Example, Pair, Problem, Role, Verdict
 from repro.rewards import Aggregation, aggregate
 
 __all__ = [
     "DPO", "SFT", "Aggregation", "BudgetSpent", "Completion", "Example", "Lab", "Method", "Misuse",
-    "Objective", "Optimizer", "Pair", "Problem", "Role", "SFTStage", "TrainReport", "Unavailable", "Verdict",
-    "aggregate", "is_last_round",
+    "Objective", "Optimizer", "Pair", "PolicyGradient", "Problem", "Role", "SFTStage", "TrainReport",
+    "Unavailable", "Verdict", "aggregate", "is_last_round",
 ]  # fmt: skip
 
 
@@ -117,7 +117,8 @@ class Lab(Protocol):
     ) -> TrainReport:
         """Train on ``data`` and make the result the current policy.
 
-        ``objective`` defaults to SFT for examples and DPO for pairs. Data are shuffled by a named
+        ``objective`` defaults to SFT for examples and DPO for pairs; only PolicyGradient takes examples of
+        a weight other than 1. Data are shuffled by a named
         stream and passed over again, reshuffled, when ``steps * batch_size`` exceeds them. With neither
         ``steps`` nor ``epochs`` the call trains to the end of the run's budget; a method that does not plan
         from it then needs a constant schedule. ``inherit_optimizer`` carries Adam moments and the schedule
@@ -125,7 +126,9 @@ class Lab(Protocol):
         of steps over all calls. A call that a budget cuts keeps the schedule of the whole call.
         """
 
-    def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
+    def step_cost(
+        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
+    ) -> int:
         """Mean FLOPs of one optimizer step of a first pass over ``data``; for planning."""
 
     def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:

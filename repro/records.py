@@ -2,7 +2,7 @@
 
 A *problem* is what a method may see; its *gold* (answer and worked solution) is kept apart, so that a
 method cannot read what it should not know. A *completion* is one sampled answer with its *verdict*.
-Training data are *examples* (supervised) or *pairs* (preference).
+Training data are *examples* (supervised, or weighted by an advantage) or *pairs* (preference).
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A supervised example: the un-hinted prompt of ``problem`` with ``response`` as target."""
+    """The un-hinted prompt of ``problem`` with ``response`` as target. ``weight`` is an advantage of either
+    sign, which a policy gradient multiplies the response's log-probability by."""
 
     problem: Problem
     response: str
+    weight: float = 1.0
 
     @property
     def responses(self) -> tuple[str, ...]:

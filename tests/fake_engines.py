@@ -149,7 +149,7 @@ class World:
             self.enter()
             weights = files.digest(weights, end, [repr(row) for row in batch])
             new = set(batch) - {row for earlier in batches[: step - 1] for row in earlier}
-            reference = sum(flops(SHAPE, row.tally, FORWARD_PASSES) for row in new) * objective.reference
+            reference = sum(flops(SHAPE, row.tally, FORWARD_PASSES) for row in new) * objective.references
             training = sum(flops(SHAPE, row.tally, TRAINING_PASSES) for row in batch)
             self.parts.append(Part(training + reference, weights, step=True))
             self.rows += batch

@@ -3,8 +3,7 @@ argument of every call is on record."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,8 @@ from repro.objectives import default_objective
 from repro.seeds import generator, stream_seed
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = sorted(path.stem for path in (ROOT / "baselines").glob("*.py"))  # the template's too
+# All methods, and the template; other files that begin with an underscore are what methods share.
+NAMES = sorted(path.stem for path in (ROOT / "baselines").glob("[!_]*.py")) + ["_template"]
 
 Accuracy = Callable[[Problem, bool], float]  # (problem, hinted) -> probability of a correct sample
 PROMPT = RESPONSE = 10  # tokens, so FLOPs
@@ -47,9 +47,15 @@ ACCURACIES: dict[str, Accuracy] = {
 SMALL: dict[str, dict[str, Any]] = {
     "_template": {"n_problems": 50, "temperature": 0.9},
     "star": {"n_problems": 50, "first_steps": 5, "growth_rounds": 2, "batch_size": 4},
+    "star_acc": {"temperature": 0.9, "first_steps": 4, "batch_size": 4},
+    "star_acc_full": {"temperature": 0.9},
+    "star_acc_full_k": {"temperature": 0.9},
+    "star_full": {"temperature": 0.9},
+    "rest_em": {"k": 6, "cap": 3},
     "rft": {"n_problems": 20, "batch_size": 4, "k_max": 6},
     "adastar": {"temperature": 0.9, "first_steps": 4, "batch_size": 4, "chunk": 8},
     "star_acc_lazy": {"temperature": 0.9, "first_steps": 4, "batch_size": 4, "chunk": 8},
+    "iterative_dpo": {"problems_per_round": 25, "objective": DPO(beta=0.2), "batch_size": 8},
     "hs_star": {
         "problems_per_round": 25, "tau_low": 0.35, "tau_high": 0.6, "objective": DPO(beta=0.2),
         "batch_size": 8,
@@ -58,7 +64,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "n_clusters": 2, "n_candidates": 30, "n_selected": 12, "probe_per_cluster": 4, "epsilon": 0.5,
         "drop_hardest": 0.3, "temperature": 0.9, "batch_size": 8,
     },
+    "iterative_rpo": {"n_problems": 20, "n": 8, "pairs_per_problem": 6, "batch_size": 8},
     "b_star": {"n_queries": 40, "n_wanted": 60, "k": 4, "n_probe": 10, "steps": 10, "batch_size": 8},
+    "online_rft": {"n_queries": 40, "n_wanted": 60, "k": 4, "steps": 10, "batch_size": 8},
+    "iterative_rft": {"n_queries": 40, "n_wanted": 60, "k": 4, "steps": 10, "batch_size": 8},
+    "grpo": {"n_problems": 12, "group_size": 4},
+    "raft": {"n_problems": 12, "updates": 2},
+    "reinforce_rej": {"n_problems": 12, "updates": 2},
+    "greso": {"n_problems": 10, "batch": 24, "least": 4, "group_size": 3, "p_easy": 0.4},
+    "dart": {"n_problems": 30, "k": 3, "n_pilot": 2, "most_tries": 6, "batch_size": 8},
     "control_continued": {"rows": 64},
     "control_unverified": {"temperature": 0.9, "first_steps": 4, "batch_size": 4},
 }  # fmt: skip
@@ -196,14 +210,17 @@ class FakeLab:
             self._spend(_step(data, batch_size))
         return TrainReport(steps=done, sequences=done * batch_size, loss=1.0)
 
-    def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
-        self.record("step_cost", data=list(data), batch_size=batch_size)
+    def step_cost(
+        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
+    ) -> int:
+        how = {"objective": _fitting(objective, data)} if objective else {}
+        self.record("step_cost", data=list(data), batch_size=batch_size, **how)
         return _step(data, batch_size)
 
-    def gold(self, problems: Sequence[Problem]) -> list[Example]:
+    def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:
         assert self.gold_allowed, "read gold without declaring it"
-        self.record("gold", problems=list(problems))
-        return [Example(p, f"#### {int(p.id[1:])}") for p in problems]
+        self.record("gold", problems=list(problems), answers_only=answers_only)
+        return [Example(p, f"{'' if answers_only else 'so '}#### {int(p.id[1:])}") for p in problems]
 
     def corpus(self, n: int) -> list[Example]:
         assert self.corpus_allowed, "read the corpus without declaring it"
@@ -247,13 +264,7 @@ def _step(data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
 
 
 def load(name: str) -> ModuleType:
-    path = ROOT / "baselines" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"baseline_under_test_{name}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"baselines.{name}")
 
 
 MODULES = {name: load(name) for name in NAMES}
@@ -270,14 +281,14 @@ def method_class(name: str) -> type[Method]:
 def fake_lab(name: str, **settings: Any) -> FakeLab:
     """A Lab that allows what the method declares."""
     cls = method_class(name)
-    allowed = {"plans": cls().plans, "gold_allowed": cls.uses_gold, "corpus_allowed": cls.uses_corpus}
+    allowed = {"plans": cls().plans, "gold_allowed": cls().reads_gold, "corpus_allowed": cls.uses_corpus}
     return FakeLab(**(allowed | settings))
 
 
 def rounds_of(name: str, lab: FakeLab, rounds: int, **overrides: Any) -> Iterator[Any]:
     """Start the method and play so many rounds; the state after each. BudgetSpent passes through."""
     method = method_class(name)(**(SMALL.get(name, {}) | overrides))
-    lab.plans = method.plans
+    lab.plans, lab.gold_allowed = method.plans, method.reads_gold
     state = method.start(lab)
     for lab.round in range(1, rounds + 1):
         method.round(lab, state)

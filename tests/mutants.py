@@ -150,7 +150,7 @@ LAB = [
         "logits=0)\n            self.ledger": "logits=1)\n            self.ledger",
         "Entry(Account.RULES,": "Entry(Account.REWARD,",
         "if rows[i] not in known}": "}",
-        "if objective.reference else {}": "",
+        "* objective.references\n            left": "\n            left",
         "known |= new.keys()": "pass",
         "batch_tally([tallies[i] for i in batch])": "batch_tally([tallies[batch[0]]] * len(batch))",
         "horizon or before + (steps or len(plan))": "horizon or before + len(plan)",

@@ -255,9 +255,9 @@ class RehearsalLab:
             steps = steps_of(epochs, len(data), batch_size)
         self.to_the_end = self.to_the_end or steps is None
         costs = [self._prices.trained(row.responses) for row in data]
-        # The reference passes once over each distinct pair, in the step that first needs it.
-        objective = objective or default_objective(data)
-        owed = {row: self._prices.passed(row.responses) for row in data} if objective.reference else {}
+        # References pass once over each distinct row, in the step that first needs them.
+        references = (objective or default_objective(data)).references
+        owed = {row: references * self._prices.passed(row.responses) for row in data if references}
         lengths = [self._prices.length(row.responses) for row in data]
         order = batches(lengths, batch_size, generator("rehearsal", "batches", self._calls))
         done = 0
@@ -272,10 +272,14 @@ class RehearsalLab:
             done += 1
         return TrainReport(steps=done, sequences=done * batch_size, loss=1.0)
 
-    def step_cost(self, data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
-        cost = sum(self._prices.trained(row.responses) for row in data)
-        if default_objective(data).reference:
-            cost += sum(self._prices.passed(row.responses) for row in data)
+    def step_cost(
+        self, data: Sequence[Example] | Sequence[Pair], batch_size: int, objective: Objective | None = None
+    ) -> int:
+        references = (objective or default_objective(data)).references
+        cost = sum(
+            self._prices.trained(row.responses) + references * self._prices.passed(row.responses)
+            for row in data
+        )
         return cost * batch_size // len(data)
 
     def gold(self, problems: Sequence[Problem], *, answers_only: bool = False) -> list[Example]:

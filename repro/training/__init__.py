@@ -19,10 +19,12 @@ from repro.sampling import prompt_ids
 @dataclass(frozen=True, slots=True)
 class Row:
     """What one example or pair is to a trainer, in token ids: a prompt with its response, or with the chosen
-    and the rejected one. The last token of a response is end-of-text unless it was cut."""
+    and the rejected one. The last token of a response is end-of-text unless it was cut. ``weight`` is of
+    its example; rows that differ in it alone are two."""
 
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
+    weight: float = 1.0
 
     @property
     def tally(self) -> Tally:

@@ -291,8 +291,9 @@ class TRLTrainer:
         model, tokenizer = checkpoints.load_model(base, "flash_attention_2" if varlen else None)
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
+        references = bool(objective.references)
         plan = Plan.of(
-            batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon, objective.reference
+            batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon, references
         )
         state, facts = checkpoints.load_state(states)
         if state and processes > 1 and len(facts["losses"]) == len(batches):
