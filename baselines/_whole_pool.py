@@ -1,5 +1,5 @@
-"""The walk over the whole pool that the rows of AdaSTaR's table share (Koh et al. 2025; arXiv:2505.16322, sec. 4.1
-and app. E): they differ in how often they sample, in what they keep of it, and in where training starts."""
+"""The walk over the whole pool that the rows of AdaSTaR's table share (Koh et al. 2025; arXiv:2505.16322,
+sec. 4.1 and app. E): they differ in how often they sample, what they keep, and where training starts."""
 
 from typing import ClassVar
 

@@ -59,7 +59,7 @@ class AdaSTaR(Method):
     temperature: float = 1.0  # paper table 3
     top_p: float = 0.9  # paper table 3
     top_k: int = 50  # default of the code's library
-    # What the heap sorts by; paper alg. 1. Its ablations (sec. 5): without w_i "last", AdaSTaR-PF "win, last".
+    # What the heap sorts by; paper alg. 1. Ablations (sec. 5): without w_i "last", AdaSTaR-PF "win, last".
     priority: Literal["last, win", "last", "win, last", "random"] = "last, win"
     ties: Literal["random", "id"] = "random"  # see the differences from the paper
     power: float = 2.0  # exponent of alpha; paper alg. 1; 0 is its ablation without AdaC
@@ -73,7 +73,11 @@ class AdaSTaR(Method):
     def start(self, lab: Lab) -> Statistics:
         n = len(lab.problems)
         ids = sorted(range(n), key=str)  # 0, 1, 10, 100, ...
-        rank = lab.rng("ties").permutation(n).tolist() if self.ties == "random" else [ids.index(i) for i in range(n)]
+        rank = (
+            lab.rng("ties").permutation(n).tolist()
+            if self.ties == "random"
+            else [ids.index(i) for i in range(n)]
+        )
         return Statistics([0] * n, [0.0] * n, rank)
 
     def steps(self, round: int) -> int:

@@ -31,7 +31,17 @@ from collections.abc import Sequence
 from math import ceil
 from typing import ClassVar, Literal
 
-from repro.method import Aggregation, Completion, Example, Lab, Method, Optimizer, Problem, SFTStage, aggregate
+from repro.method import (
+    Aggregation,
+    Completion,
+    Example,
+    Lab,
+    Method,
+    Optimizer,
+    Problem,
+    SFTStage,
+    aggregate,
+)
 
 Rated = list[tuple[float, Completion]]  # solutions of one query, each with its reward r
 
@@ -85,7 +95,8 @@ class BSTaR(Method):
 
     def choose(self, lab: Lab, probes: list[Problem], n_queries: int) -> tuple[float, float]:
         """T and tau with the best mean balance score on the probe set; of equals the first on the grid."""
-        thresholds = self.thresholds if self.scored(lab) else (0.0,)
+        scored = self.process_rewards and lab.has_process_rewards
+        thresholds = self.thresholds if scored else (0.0,)
         if len(self.temperatures) == len(thresholds) == 1:
             return self.temperatures[0], thresholds[0]
         n_star = self.n_star or ceil(self.n_wanted / n_queries)
@@ -105,12 +116,9 @@ class BSTaR(Method):
         lab.log("chosen", temperature=best[0], threshold=best[1], balance=balance[best])
         return best
 
-    def scored(self, lab: Lab) -> bool:
-        return self.process_rewards and lab.has_process_rewards
-
     def rate(self, lab: Lab, drawn: Sequence[Sequence[Completion]]) -> list[Rated]:
         """Each solution with r = correct + (2 * step reward - 1), or just correct without rewards."""
-        if not self.scored(lab):
+        if not (self.process_rewards and lab.has_process_rewards):
             return [[(float(c.correct), c) for c in completions] for completions in drawn]
         steps = iter(lab.score([c for completions in drawn for c in completions]))
         return [
@@ -135,7 +143,7 @@ def distinct_above(rated: Rated, threshold: float) -> Rated:
 
 
 def capped(ranked: Sequence[Rated], wanted: int) -> list[Rated]:
-    """Of each query the first solutions, under the smallest cap per query that keeps ``wanted`` of them all."""
+    """Of each query the first solutions, under the smallest cap per query that keeps ``wanted`` in all."""
     most = max(map(len, ranked), default=0)
     caps = (cap for cap in range(1, most) if sum(min(cap, len(one)) for one in ranked) >= wanted)
     cap = next(caps, most)

@@ -1,15 +1,15 @@
 """DART: Difficulty-Aware Rejection Tuning for Mathematical Problem-Solving (Tong et al., NeurIPS 2024;
 arXiv:2407.13690).
 
-One round. Sample until every problem has its number of correct solutions, and fine-tune the *base* model on
-them. That number is the same for all problems (Uniform), or in proportion to a problem's fail rate, the hardest
-having k and each at least one (Prop2Diff): plain rejection sampling has most of the easy ones.
+One round. Sample until every problem has its number of correct solutions, and fine-tune the *base* model
+on them. That number is the same for all problems (Uniform), or in proportion to a problem's fail rate, the
+hardest having k and each at least one (Prop2Diff): plain rejection sampling has most of the easy ones.
 
 Differences from the paper:
 - The paper samples from DeepSeekMath-7B-RL and trains other models; here the model samples for itself.
-- Which number the budget pays for is found as it goes (so there is one run per budget): it rises 1, 2, ... to k
-  as long as what would be left still pays for `epochs` over what is kept and one more pass of samples. Training
-  then goes on to the end of the budget, so `epochs` is a floor.
+- Which number the budget pays for is found as it goes (so there is one run per budget): it rises 1, 2, ...
+  to k as long as the budget still pays for a pass of samples and `epochs` over what will then be kept.
+  Training then goes on to the end of the budget, so `epochs` is a floor.
 - A problem is given up after `most_tries` samples; the paper samples until it has enough.
 - Fail rates are those of `n_pilot` samples per problem, which count as samples; the paper has them from large
   sets sampled before.
@@ -57,22 +57,28 @@ class DART(Method):
                 correct[i].update({c.text: None for c in completions if c.correct})
             return lab.spent - spent_before
 
-        sample(list(range(len(problems))), self.n_pilot)
+        price = sample(list(range(len(problems))), self.n_pilot) / (
+            self.n_pilot * len(problems)
+        )  # of a sample
         fails = [1 - count / self.n_pilot for count in solved]
-        data: list[Example] = []
-        k, last = 1, False
-        while not last:
+        k, data, affords = 0, list[Example](), True
+        while affords and k < self.k:
+            k += 1
             wanted = targets(k, fails) if self.allocation == "prop2diff" else [k] * len(problems)
-            lacking = [i for i, n in enumerate(wanted) if solved[i] < n and tried[i] < self.most_tries]
-            one_pass = sample(lacking, 1) if lacking else 0
-            data = [
-                Example(problem, text)
-                for problem, texts, n in zip(problems, correct, wanted, strict=True)
-                for text in list(texts)[:n]
-            ]
-            training = self.epochs * len(data) / self.batch_size * lab.step_cost(data, self.batch_size) if data else 0
-            last = not lab.affords(int(training) + one_pass) or (k == self.k and not lacking)
-            k += not lacking and not last
+            while affords:
+                data = [
+                    Example(problem, text)
+                    for problem, texts, n in zip(problems, correct, wanted, strict=True)
+                    for text in list(texts)[:n]
+                ]
+                lacking = [i for i, n in enumerate(wanted) if solved[i] < n and tried[i] < self.most_tries]
+                if not lacking:
+                    break
+                passes = self.epochs * (len(data) + len(lacking)) / self.batch_size
+                training = passes * lab.step_cost(data, self.batch_size) if data else 0.0
+                affords = lab.affords(int(training + price * len(lacking)))
+                if affords:
+                    sample(lacking, 1)
         lab.log("sampled", k=k, samples=sum(tried), kept=len(data))
         if data:
             lab.train(data, start="base", batch_size=self.batch_size, optimizer=self.optimizer)

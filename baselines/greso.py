@@ -10,9 +10,9 @@ GRPO that skips problems whose group will probably have no variance. Each round:
 4. p_easy and p_hard go down by 0.01 where easy (hard) groups were more of the samples than wanted, else up.
 
 Differences from the paper:
-- The wanted shares are the code's, a third of 25 % easy and two thirds hard; we have not read the paper's text.
-- A group is all wrong or all correct to the letter; the code's thresholds on the mean reward allow for a format
-  bonus. Both adaptations begin in the second pass over the pool, as in the code.
+- The wanted shares are the code's, a third of 25 % easy and two thirds hard; the paper's text was not read.
+- A group is all wrong or all correct to the letter; the code's thresholds on the mean reward allow for a
+  format bonus. Both adaptations begin in the second pass over the pool, as in the code.
 - A round samples at most as many problems as the pool has.
 
 Evidence: the released code (selector, trainer, script) and the abstract.
@@ -33,7 +33,9 @@ from .grpo import GRPO
 class State:
     p_easy: float
     p_hard: float
-    streak: dict[str, int] = field(default_factory=dict)  # last groups of a problem: +s all correct, -s all wrong
+    streak: dict[int, int] = field(
+        default_factory=dict
+    )  # last groups of a problem: +s all correct, -s all wrong
     ahead: list[int] = field(default_factory=list)  # problems of this pass still to come
     passes: int = 0
 

@@ -1,11 +1,11 @@
-"""GRPO: Group Relative Policy Optimization (DeepSeekMath, Shao et al. 2024; arXiv:2402.03300). The policy-gradient
-reference: at equal FLOPs, does self-training beat it?
+"""GRPO: Group Relative Policy Optimization (DeepSeekMath, Shao et al. 2024; arXiv:2402.03300).
+The policy-gradient reference: at equal FLOPs, does self-training beat it?
 
 Each round:
 1. sample a group of G solutions of each of some problems from the current model;
 2. give each solution of a group the advantage A = (r - mean) / std, r being 1 if it is correct and else 0;
-3. go up the policy gradient: the sum of A x token log-probability, a mean over each solution's tokens and then
-   over solutions; Adam's moments carry over.
+3. go up the policy gradient: the sum of A x token log-probability, a mean over each solution's tokens and
+   then over solutions; Adam's moments carry over.
 
 Differences from the paper:
 - G = 8, no KL to a reference, one update per sampling, as later work has settled on; the paper has G = 64 and

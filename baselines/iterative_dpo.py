@@ -9,35 +9,24 @@ Differences from the paper:
 - HS-STaR's paper (Xiong et al. 2025, arXiv:2505.19866) has no released code of its baselines: this is its
   third phase on uniform samples, and the settings are HS-STaR's.
 - Without process rewards solutions are ranked at random.
-- `learn: chosen` fine-tunes (SFT) on the chosen solutions instead, each text of a problem once: what the
-  selection is worth without the objective.
+- `learn: chosen` is ours: SFT on the chosen solutions instead of DPO.
 
 Evidence: HS-STaR's released code, of phase 3; its pairing was run beside this file's: none of 5,000 differed.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from repro.method import (
-    DPO,
-    Aggregation,
-    Completion,
-    Example,
-    Lab,
-    Method,
-    Optimizer,
-    Pair,
-    Problem,
-    SFTStage,
-    aggregate,
-)
+from repro.method import DPO, Aggregation, Completion, Lab, Optimizer, Pair, Problem, SFTStage, aggregate
+
+from ._pairs import PairMethod
 
 Rated = list[tuple[float, Completion]]  # solutions of one problem, each with its reward S
 
 
-class IterativeDPO(Method):
+class IterativeDPO(PairMethod):
     title: ClassVar[str] = "Iterative DPO"
     paper: ClassVar[str] = "Xiong et al. 2025, arXiv:2505.19866"
 
@@ -48,7 +37,6 @@ class IterativeDPO(Method):
     top_p: float = 0.95  # code: synth_iteration_split.sh
     process_rewards: bool = True  # used where a study has them
     aggregation: Aggregation = "min"  # S(r), of the steps' rewards; paper
-    learn: Literal["pairs", "chosen"] = "pairs"  # DPO, or SFT on the chosen ones, which is ours
     objective: DPO = DPO(beta=0.1)  # TRL's defaults; paper and code are silent
     epochs: float = 1.0  # code: train_iteration_dpo.sh
     batch_size: int = 256  # code: train_iteration_dpo.sh
@@ -71,14 +59,7 @@ class IterativeDPO(Method):
             for problem, rated in self.candidates(lab, problems, random)
             for chosen, rejected in pair_up(rated, random)
         ]
-        lab.log("paired", pairs=len(pairs))
-        if not pairs:
-            return
-        how = {"epochs": self.epochs, "batch_size": self.batch_size, "optimizer": self.optimizer}
-        if self.learn == "pairs":
-            lab.train(pairs, objective=self.objective, **how)
-        else:
-            lab.train(list(dict.fromkeys(Example(pair.problem, pair.chosen) for pair in pairs)), **how)
+        self.train(lab, pairs)
 
     def candidates(
         self, lab: Lab, problems: Sequence[Problem], random: np.random.Generator

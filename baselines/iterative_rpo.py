@@ -18,10 +18,12 @@ Evidence: the constants as methods that build on the paper restate them; its abs
 from itertools import cycle, islice
 from typing import Any, ClassVar
 
-from repro.method import DPO, Lab, Method, Optimizer, Pair
+from repro.method import DPO, Lab, Optimizer, Pair
+
+from ._pairs import PairMethod
 
 
-class IterativeRPO(Method):
+class IterativeRPO(PairMethod):
     title: ClassVar[str] = "Iterative RPO"
     paper: ClassVar[str] = "Pang et al. 2024, arXiv:2404.19733"
 
@@ -45,12 +47,4 @@ class IterativeRPO(Method):
                 wanted = min(self.pairs_per_problem, max(len(won), len(lost)))
                 both = islice(zip(cycle(won), cycle(lost), strict=False), wanted)
                 pairs += [Pair(completions[0].problem, chosen, rejected) for chosen, rejected in both]
-        lab.log("paired", pairs=len(pairs))
-        if pairs:
-            lab.train(
-                pairs,
-                objective=self.objective,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                optimizer=self.optimizer,
-            )
+        self.train(lab, pairs)

@@ -1,4 +1,5 @@
-"""Online RFT, the baseline on which B-STaR is built (Zeng et al., ICLR 2025; arXiv:2412.17256, sec. 2.3, app. B.1).
+"""Online RFT, the baseline on which B-STaR is built
+(Zeng et al., ICLR 2025; arXiv:2412.17256, sec. 2.3 and app. B.1).
 
 Each round is B-STaR's at a fixed temperature T = 1.0 and threshold tau = 0, so nothing is searched:
 1. sample k solutions of every query, and keep the correct ones, best first under B-STaR's per-query cap;

@@ -1,11 +1,12 @@
 """Reinforce-Rej: A Minimalist Approach to LLM Reasoning: from Rejection Sampling to Reinforce
 (Xiong et al. 2025; arXiv:2504.11343).
 
-Each round is GRPO's, but a correct solution has weight 1, a wrong one -1, and groups of no variance (all correct
-or all wrong) are dropped.
+Each round is GRPO's, but a correct solution has weight 1, a wrong one -1, and groups of no variance (all
+correct or all wrong) are dropped.
 
 Differences from the paper:
-- Dropped groups, which the code keeps at weight 0, are left out: they have no gradient, and cost nothing here.
+- Dropped groups, which the code keeps at weight 0, are left out here: they have no gradient, and
+  cost nothing.
 - The code's loss is a mean over the tokens of a micro-batch; here of the batch.
 
 Evidence: the released code (script, advantages, loss) and the abstract.

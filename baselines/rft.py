@@ -29,6 +29,7 @@ from repro.method import Example, Lab, Method, Optimizer, SFTStage
 
 from ._paths import distinct, equations_hold, path
 
+
 class RFT(Method):
     title: ClassVar[str] = "RFT"
     paper: ClassVar[str] = "Yuan et al. 2023, arXiv:2308.01825"

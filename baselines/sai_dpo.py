@@ -17,8 +17,8 @@ Differences from the paper:
 - P@K is taken as the pass rate c/K (version 2 of the abstract), not as "solved at least once".
 - Steps are non-empty pieces of the text between `step_separator`.
 - Version 2's "data persistence" (carrying selected problems over) is not implemented.
-- Rows of ours: `weighting: uniform` gives every cluster the same weight; `learn: chosen` fine-tunes (SFT) on
-  the chosen solutions, each text of a problem once.
+- Rows of ours: `weighting: uniform` gives every cluster the same weight; `learn: chosen` is SFT on the chosen
+  solutions instead of DPO.
 
 Evidence: summaries of the paper only; no constant but K was seen.
 """
@@ -30,7 +30,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from sklearn.cluster import KMeans
 
-from repro.method import DPO, Completion, Example, Lab, Method, Optimizer, Pair
+from repro.method import DPO, Completion, Lab, Optimizer, Pair
+
+from ._pairs import PairMethod
 
 
 @dataclass
@@ -39,7 +41,7 @@ class State:
     recent: set[int] = field(default_factory=set)  # probed or trained on in the last round
 
 
-class SAIDPO(Method):
+class SAIDPO(PairMethod):
     title: ClassVar[str] = "SAI-DPO"
     paper: ClassVar[str] = "Rao et al. 2025, arXiv:2505.16176"
 
@@ -54,7 +56,6 @@ class SAIDPO(Method):
     drop_hardest: float = 0.1  # our choice
     pairs_per_problem: int = 2  # our choice
     step_separator: str = "\n"  # our choice
-    learn: Literal["pairs", "chosen"] = "pairs"  # DPO, or SFT on the chosen ones, which is ours
     objective: DPO = DPO(beta=0.1, label_smoothing=0.1)  # DIAG
     epochs: float = 2.0  # DIAG
     batch_size: int = 128  # DIAG
@@ -94,14 +95,8 @@ class SAIDPO(Method):
             for chosen, rejected in random_pairs(tries[i], self.pairs_per_problem, random)
         ]
         state.recent = {*probed, *selected}
-        lab.log("selected", candidates=len(candidates), mixed=len(mixed), pairs=len(pairs))
-        if not pairs:
-            return
-        how = {"epochs": self.epochs, "batch_size": self.batch_size, "optimizer": self.optimizer}
-        if self.learn == "pairs":
-            lab.train(pairs, objective=self.objective, **how)
-        else:
-            lab.train(list(dict.fromkeys(Example(pair.problem, pair.chosen) for pair in pairs)), **how)
+        lab.log("selected", candidates=len(candidates), mixed=len(mixed))
+        self.train(lab, pairs)
 
     def sample(self, lab: Lab, chosen: Sequence[int], search: bool = False) -> dict[int, list[Completion]]:
         if not chosen:

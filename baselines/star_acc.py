@@ -1,4 +1,4 @@
-"""STaR-Acc: STaR that accumulates, the baseline on which AdaSTaR is built (Koh et al. 2025; arXiv:2505.16322).
+"""STaR-Acc: STaR that accumulates, on which AdaSTaR is built (Koh et al. 2025; arXiv:2505.16322).
 
 Each round:
 1. sample a solution of every problem, and once more where it was wrong (with the answer as a hint, but not

@@ -31,7 +31,7 @@ from repro.seeds import generator, stream_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 # All methods, and the template; other files that begin with an underscore are what methods share.
-NAMES = sorted(path.stem for path in (ROOT / "baselines").glob("[!_]*.py")) + ["_template"]
+NAMES = [*sorted(path.stem for path in (ROOT / "baselines").glob("[!_]*.py")), "_template"]
 
 Accuracy = Callable[[Problem, bool], float]  # (problem, hinted) -> probability of a correct sample
 PROMPT = RESPONSE = 10  # tokens, so FLOPs
@@ -51,13 +51,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "star_acc_full": {"temperature": 0.9},
     "star_acc_full_k": {"temperature": 0.9},
     "star_full": {"temperature": 0.9},
-    "rest_em": {"k": 6, "cap": 3},
+    "rest_em": {"k": 3, "cap": 1, "epochs": 1.0},
     "rft": {"n_problems": 20, "batch_size": 4, "k_max": 6},
-    "adastar": {"temperature": 0.9, "first_steps": 4, "batch_size": 4, "chunk": 8},
+    "adastar": {"temperature": 0.9, "first_steps": 4, "batch_size": 4, "chunk": 7},
     "star_acc_lazy": {"temperature": 0.9, "first_steps": 4, "batch_size": 4, "chunk": 8},
     "iterative_dpo": {"problems_per_round": 25, "objective": DPO(beta=0.2), "batch_size": 8},
     "hs_star": {
-        "problems_per_round": 25, "tau_low": 0.35, "tau_high": 0.6, "objective": DPO(beta=0.2),
+        "problems_per_round": 25, "n_pre": 6, "tau_low": 0.35, "tau_high": 0.6, "objective": DPO(beta=0.2),
         "batch_size": 8,
     },
     "sai_dpo": {
@@ -66,12 +66,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "iterative_rpo": {"n_problems": 20, "n": 8, "pairs_per_problem": 6, "batch_size": 8},
     "b_star": {"n_queries": 40, "n_wanted": 60, "k": 4, "n_probe": 10, "steps": 10, "batch_size": 8},
-    "online_rft": {"n_queries": 40, "n_wanted": 60, "k": 4, "steps": 10, "batch_size": 8},
-    "iterative_rft": {"n_queries": 40, "n_wanted": 60, "k": 4, "steps": 10, "batch_size": 8},
+    "online_rft": {"n_queries": 40, "n_wanted": 33, "k": 4, "steps": 10, "batch_size": 8},
+    "iterative_rft": {"n_queries": 40, "n_wanted": 33, "k": 4, "steps": 10, "batch_size": 8},
     "grpo": {"n_problems": 12, "group_size": 4},
     "raft": {"n_problems": 12, "updates": 2},
     "reinforce_rej": {"n_problems": 12, "updates": 2},
-    "greso": {"n_problems": 10, "batch": 24, "least": 4, "group_size": 3, "p_easy": 0.4},
+    "greso": {"n_problems": 16, "batch": 24, "least": 12, "group_size": 3, "p_easy": 0.4, "target": 0.6},
     "dart": {"n_problems": 30, "k": 3, "n_pilot": 2, "most_tries": 6, "batch_size": 8},
     "control_continued": {"rows": 64},
     "control_unverified": {"temperature": 0.9, "first_steps": 4, "batch_size": 4},

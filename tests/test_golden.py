@@ -17,7 +17,17 @@ from typing import Any
 import pytest
 from fake_lab import ACCURACIES, NAMES, SMALL, Call, FakeLab, fake_lab, method_class, rounds_of
 
-from repro.method import DPO, BudgetSpent, Completion, Example, Optimizer, Pair, Problem
+from repro.method import (
+    DPO,
+    BudgetSpent,
+    Completion,
+    Example,
+    Optimizer,
+    Pair,
+    PolicyGradient,
+    Problem,
+    SFTStage,
+)
 from repro.objectives import Settings
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -28,9 +38,9 @@ LIMIT = 12_000  # FLOPs, of methods that plan: these are played to their last ro
 # --- writing a transcript ---------------------------------------------------------------------------------
 
 
-def played(name: str, process_rewards: bool = False, **overrides: Any) -> FakeLab:
+def played(name: str, scored: bool = False, /, **overrides: Any) -> FakeLab:
     limit, rounds = (LIMIT, 99) if method_class(name)(**overrides).plans else (1_000_000, ROUNDS)
-    lab = fake_lab(name, accuracy=ACCURACIES["mixed"], limit=limit, process_rewards=process_rewards)
+    lab = fake_lab(name, accuracy=ACCURACIES["mixed"], limit=limit, process_rewards=scored)
     try:
         for _ in rounds_of(name, lab, rounds, **overrides):
             lab.record("round", ended=lab.round, spent=lab.spent)
@@ -40,8 +50,8 @@ def played(name: str, process_rewards: bool = False, **overrides: Any) -> FakeLa
 
 
 @cache
-def as_it_is(name: str, process_rewards: bool) -> FakeLab:
-    return played(name, process_rewards)
+def as_it_is(name: str, scored: bool) -> FakeLab:
+    return played(name, scored)
 
 
 def digest(rows: Sequence[str]) -> str:
@@ -72,7 +82,9 @@ def text_of(row: Any) -> str:
             return row.id
         case Completion():
             return "\x1e".join([row.problem.id, row.text])
-        case Example() | Pair():
+        case Example():
+            return "\x1e".join([row.problem.id, row.response, f"{row.weight:.6g}" * (row.weight != 1)])
+        case Pair():
             return "\x1e".join([row.problem.id, *row.responses])
     return str(row)
 
@@ -134,16 +146,16 @@ def test_calls_are_those_on_record(name: str, pytestconfig: pytest.Config) -> No
 def test_every_transcript_has_a_method_and_short_lines() -> None:
     for path in GOLDEN.iterdir():
         assert path.stem.partition("-")[0] in NAMES
-        assert max(map(len, path.read_text().splitlines())) < 200
+        assert max(map(len, path.read_text().splitlines())) < 230
 
 
 # --- every setting reaches the Lab ------------------------------------------------------------------------
 
 # What a field changes nothing by: where a class takes over another's and leaves it without use.
 IDLE = {
-    ("star_acc_lazy", "power"), ("star_acc_lazy", "ties"), ("star_acc_lazy", "pops"),
+    *(("star_acc_lazy", field) for field in ("priority", "ties", "power", "pops")),
     *((name, field) for name in ("online_rft", "iterative_rft")
-      for field in ("n_star", "n_probe", "balance_over", "thresholds")),
+      for field in ("n_star", "n_probe", "balance_over", "thresholds", "aggregation")),
     ("iterative_rft", "horizon"), ("star_acc_full_k", "rationalise"), ("rest_em", "rationalise"),
 }  # fmt: skip
 BASE = {"plans", "rounds"}  # of every method
@@ -155,32 +167,41 @@ FIELDS = [
 ]
 
 
-def another(value: Any) -> Any:
+CHOICES = {
+    "min": "mean", "\n": "then", "growth": "epochs", "last, win": "win, last", "random": "id",
+    "floor": "round", "all": "kept", "pairs": "chosen", "errors": "uniform", "prop2diff": "uniform",
+}  # fmt: skip
+UNSET = {"sft_stage": SFTStage(epochs=1, batch_size=4, optimizer=Optimizer(learning_rate=1e-4)), "n_star": 5}
+
+
+def another(field: str, value: Any) -> Any:
     """A setting of the same type that should make a difference."""
     match value:
+        case None:
+            return UNSET[field]
         case bool():
             return not value
         case int():
             return value + 1
         case float():
             return value / 2 if value <= 1 else value * 2
+        case (only,):
+            return (only / 2,)
         case tuple():
             return value[: len(value) // 2]
         case Optimizer():
             return value.model_copy(update={"learning_rate": 2 * value.learning_rate})
         case DPO():
             return value.model_copy(update={"beta": 2 * value.beta})
-        case "min":
-            return "mean"
-        case "\n":
-            return "then"
-    raise NotImplementedError(f"name here what to set instead of {value!r}")
+        case PolicyGradient():
+            return value.model_copy(update={"kl": value.kl + 0.1})
+    return CHOICES[value]
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
 def test_every_setting_makes_a_difference(name: str, field: str) -> None:
-    value = another(getattr(method_class(name)(**SMALL.get(name, {})), field))
-    both = (False, True) if as_it_is(name, False).asked else (False,)
+    value = another(field, getattr(method_class(name)(**SMALL.get(name, {})), field))
+    both = (False, True) if as_it_is(name, False).asked or field == "process_rewards" else (False,)
     assert any(
-        played(name, rewards, **{field: value}).calls != as_it_is(name, rewards).calls for rewards in both
+        played(name, scored, **{field: value}).calls != as_it_is(name, scored).calls for scored in both
     ), f"{name} calls the Lab alike with {field}={value!r}: use it, or give SMALL a setting where it matters"
