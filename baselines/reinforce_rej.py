@@ -1,8 +1,8 @@
 """Reinforce-Rej: A Minimalist Approach to LLM Reasoning: from Rejection Sampling to Reinforce
 (Xiong et al. 2025; arXiv:2504.11343).
 
-Each round is GRPO's, but a correct solution has weight 1, a wrong one -1, and groups of no variance (all
-correct or all wrong) are dropped.
+Each round is GRPO's with RAFT's settings, but a correct solution has weight 1, a wrong one -1, and groups of
+no variance (all correct or all wrong) are dropped.
 
 Differences from the paper:
 - Dropped groups, which the code keeps at weight 0, are left out here: they have no gradient, and
@@ -15,21 +15,17 @@ Evidence: the released code (script, advantages, loss) and the abstract.
 from collections.abc import Sequence
 from typing import ClassVar
 
-from repro.method import Completion, Example, Optimizer, PolicyGradient
+from repro.method import Completion, Example, PolicyGradient
 
-from .grpo import GRPO
+from .raft import RAFT
 
 
-class ReinforceRej(GRPO):
+class ReinforceRej(RAFT):
     title: ClassVar[str] = "Reinforce-Rej"
     paper: ClassVar[str] = "Xiong et al. 2025, arXiv:2504.11343"
 
-    n_problems: int = 1_024  # code: train_batch_size
-    group_size: int = 4  # code: n
-    updates: int = 4  # code: mini-batches of 256 problems
     # Code: policy_loss "plusplus" with verl's clip ratio of 0.2, token mean, KL 0.001 by the k3 estimator.
     objective: PolicyGradient = PolicyGradient(normalization="token", clip_low=0.2, clip_high=0.2, kl=0.001)
-    optimizer: Optimizer = Optimizer(learning_rate=1e-6)  # code
 
     def weighted(self, group: Sequence[Completion]) -> list[Example]:
         if len({c.correct for c in group}) == 1:
