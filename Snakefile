@@ -10,7 +10,7 @@ from pathlib import Path
 
 from repro import identity
 from repro.config import NUMBERS, load_study
-from repro.discovery import load_method, method_ids
+from repro.discovery import load_methods
 from repro.errors import UserError
 from repro.files import lease, sha256
 from repro.problems.sources import needed
@@ -23,7 +23,7 @@ if not isinstance(STUDY_FILE, str):
 
 try:
     STUDY = load_study(STUDY_FILE)
-    METHODS = {name: load_method(STUDY, name) for name in method_ids(STUDY)}
+    METHODS = load_methods(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
 

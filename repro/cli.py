@@ -58,7 +58,7 @@ app = typer.Typer(
 )
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file, such as benchmarks/studies/pocket.yaml.")]
-MethodName = Annotated[str, typer.Option("--method", help="A file in baselines/, without .py.")]
+MethodName = Annotated[str, typer.Option("--method", help="A row of the study, by its name.")]
 Seed = Annotated[int, typer.Option("--seed", help="One of the study's seeds.")]
 
 
@@ -92,13 +92,14 @@ def _settle() -> None:
 
 @app.command()
 def methods(study: StudyFile) -> None:
-    """List the methods of a study with their hyper-parameters."""
-    from repro.discovery import load_method, method_ids
+    """List the rows of a study with their methods and hyper-parameters."""
+    from repro.discovery import load_methods, rows
 
     config = load_study(study)
-    for name in method_ids(config):
-        method = load_method(config, name)
-        typer.echo(f"{name}  ({method.title}, {method.role})")
+    named = rows(config)
+    for name, method in load_methods(config).items():
+        of = "" if named[name].method == name else f"{named[name].method}: "
+        typer.echo(f"{name}  ({of}{method.title}, {method.role})")
         for field, value in method.model_dump(mode="json").items():
             typer.echo(f"    {field}: {value}")
 
@@ -208,10 +209,10 @@ def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 def collect(study: StudyFile) -> None:
     """Write the records of a study from its runs and evaluations."""
     from repro.collect import collect as write
-    from repro.discovery import method_ids
+    from repro.discovery import load_methods
 
     config = load_study(study)
-    write(config, method_ids(config), _layout(config), study)
+    write(config, list(load_methods(config)), _layout(config), study)
 
 
 @app.command()

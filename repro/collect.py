@@ -28,8 +28,8 @@ TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", 
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
 MANIFEST = (
-    "method", "seed", "plans", "asked", "status", "reason", "mode", "key", "base", "budgets", "visits",
-    "machine",
+    "method", "origin", "seed", "plans", "asked", "status", "reason", "mode", "key", "base", "budgets",
+    "visits", "machine",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     for name in study.evaluation.benchmarks:
         problems.check(layout.problems, f"test/{name}")
     base = files.read_checked(layout.base_manifest, ("description", "shape", "warm_start", "fingerprint"))
+    outside: dict[str, set[str]] = {}  # row -> where its method comes from
     for name in methods:
         method = load_method(study, name)
         for seed in study.seeds:
@@ -66,6 +67,8 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
                             f"delete {path.parent} and evaluate them all alike"
                         )
                 facts |= {fact: evaluation[fact] for fact in EVALUATION}
+            if manifest["origin"]:
+                outside.setdefault(f"method {name}", set()).add(manifest["origin"])
             of = {"method": name, "seed": seed}
             names = {"title": method.title, "paper": method.paper, "role": str(method.role)}
             tables["runs.csv"] += _runs(study, manifest | names)
@@ -95,7 +98,11 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "target_accuracies": study.target_accuracies,
         "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
         "shapes": shapes,
-        "versions": {"suite": __version__, **{name: version(name) for name in LIBRARIES}},
+        "versions": {
+            "suite": __version__,
+            **{name: version(name) for name in LIBRARIES},
+            **{name: "; ".join(sorted(origins)) for name, origins in outside.items()},
+        },
         "command": f"snakemake --config study={quote(str(study_file))}",
         "files": {name: files.sha256_of(contents[name]) for name in FILES},
     }

@@ -7,6 +7,7 @@ catch a slip of the keyboard before it costs anything.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +26,11 @@ from pydantic import (
 from repro import benchmarks
 from repro.errors import UserError
 from repro.objectives import Optimizer
+from repro.records import Role
 from repro.yaml_files import read_yaml
 
 T = TypeVar("T", bound=BaseModel)
+PRESETS = Path(__file__).resolve().parent.parent / "benchmarks" / "presets"
 NUMBERS = 2  # raise when the suite's own code makes other numbers of the same settings
 
 
@@ -56,9 +59,44 @@ def _distinct(values: Sequence[Any]) -> Sequence[Any]:
     return values
 
 
-def _names(value: Any) -> Any:
+def is_path(method: str) -> bool:
+    """Whether a study names a method by its file, and not by its name."""
+    return "/" in method or method.endswith(".py")
+
+
+def method_name(method: str) -> str:
+    """What hyper-parameters of a method go by: its name, or that of its file without ``.py``."""
+    return Path(method).stem if is_path(method) else method
+
+
+def _named(method: str) -> str:
+    if not re.fullmatch(NAME, method_name(method)):
+        raise ValueError("a method is named by small letters, digits and underscores, as is its file")
+    return method
+
+
+def _no_keyword(name: str) -> str:
+    if name == "all":
+        raise ValueError("no row can be called `all`, which stands for every file in baselines/")
+    return name
+
+
+def _rows(value: Any) -> Any:
+    """Rows from their short forms: a list of methods, a row without keys, and one of the method that it is
+    named after."""
     if isinstance(value, str) and value != "all":
         raise ValueError(f"a list of methods is wanted, such as [{value}], or all")
+    if isinstance(value, list):
+        for method in value:
+            if not isinstance(method, str):
+                raise ValueError(f"{_shown(method)} is no name of a method")
+        names = _distinct([method_name(method) for method in value])
+        return {name: {"method": method} for name, method in zip(names, value, strict=True)}
+    if isinstance(value, dict):
+        given = {name: {} if row is None else row for name, row in value.items()}
+        return {
+            name: {"method": name, **row} if isinstance(row, dict) else row for name, row in given.items()
+        }
     return value
 
 
@@ -130,7 +168,10 @@ Config = Annotated[dict[str, Any], AfterValidator(_made_config)]
 Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 Stops = Annotated[list[Text], Field(max_length=64)]
-MethodId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]  # a file baselines/ID.py
+NAME = r"[a-z][a-z0-9_]*"
+MethodId = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
+RowId = Annotated[MethodId, AfterValidator(_no_keyword)]
+MethodSource = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_named)]
 Repository = Annotated[  # by the hub's own rule
     str,
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=96),
@@ -332,6 +373,20 @@ class Evaluation(Section):
     max_tokens: Tokens | None = None  # of a completion; default: the profile's
 
 
+class MethodRow(Section):
+    """A row of a study: a method, with hyper-parameters of its own in all other keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: MethodSource  # a file in baselines/ without .py, a package's entry point, or the path of a file
+    title: Title | None = None  # in tables; default: the class's, with the row's own hyper-parameters
+    role: Role | None = None  # default: the class's
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class Study(Section):
     """Everything that defines a study's results."""
 
@@ -340,9 +395,9 @@ class Study(Section):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1_000), AfterValidator(_distinct)]
     budgets: list[Flops] = Field(min_length=1, max_length=1_000)  # FLOPs, ascending
     methods: Annotated[
-        Literal["all"] | Annotated[list[MethodId], Field(min_length=1), AfterValidator(_distinct)],
-        BeforeValidator(_names),
-    ] = "all"  # files in baselines/
+        Literal["all"] | Annotated[dict[RowId, MethodRow], Field(min_length=1, max_length=1_000)],
+        BeforeValidator(_rows),
+    ] = "all"  # every file in baselines/
     gpus: Gpus = Field(default=0, ge=0)  # that one job uses; 0: it runs on the CPU, or on what there is
     data_dir: Path | None = None  # where benchmarks lie; default: $REPRO_DATA_DIR, else data
     problems: Problems
@@ -355,7 +410,7 @@ class Study(Section):
     target_accuracies: Annotated[
         list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100), AfterValidator(_distinct)
     ] = []
-    hyperparameters: dict[MethodId, dict[str, Any]] = {}  # by method: overrides of its fields
+    hyperparameters: dict[MethodId, dict[str, Any]] = {}  # by method, for all its rows
 
     @model_validator(mode="after")
     def _possible(self) -> Study:
@@ -389,16 +444,58 @@ def _shown(value: Any) -> str:
 
 
 def load_study(path: Path) -> Study:
-    """The study in a YAML file. Raises UserError naming the file, the key and the mend."""
-    values = read_yaml(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
+    """The study in a YAML file, on the presets that it names. Raises UserError naming the file, the key and
+    the mend."""
+    own = _mapping(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
+    presets = {str(one): _mapping(one, "name a preset in UTF-8") for one in _presets(path, own)}
+    values: dict[str, Any] = {}
+    for layer in (*presets.values(), own):
+        values = _merged(values, layer)
+    return validated(Study, values, str(path), {str(path): own, **dict(reversed(presets.items()))})
+
+
+def _mapping(path: Path, mend: str) -> dict[str, Any]:
+    values = read_yaml(path, mend)
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise UserError(f"{path}: a study is a mapping of keys, such as `name: pocket`, and not a {kind}")
-    return validated(Study, values, str(path))
+    return values
 
 
-def validated(model: type[T], values: dict[str, Any], where: str) -> T:
-    """``model`` from ``values``; the first thing wrong becomes a UserError in one sentence."""
+def _presets(path: Path, study: dict[str, Any]) -> list[Path]:
+    """The files of the presets that a study names by its key `preset`, which is taken out of it."""
+    named = study.pop("preset", [])
+    found = []
+    for name in named if isinstance(named, list) else [named]:
+        if not isinstance(name, str):
+            raise UserError(
+                f"{path}: `preset`: the name of a preset is wanted, or a list (it is {_shown(name)})"
+            )
+        file = Path(name) if "/" in name or name.endswith(".yaml") else PRESETS / f"{name}.yaml"
+        if not file.is_file():
+            there = ", ".join(sorted(one.stem for one in PRESETS.glob("*.yaml"))) or "none"
+            raise UserError(
+                f"{path}: `preset` names {_shown(name)}, but {file} does not exist; there are: {there}"
+            )
+        found.append(file)
+    return found
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` on top of ``below``: mappings key by key, anything else replaced."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
+
+
+def validated(
+    model: type[T], values: dict[str, Any], where: str, layers: Mapping[str, dict[str, Any]] | None = None
+) -> T:
+    """``model`` from ``values``; the first thing wrong becomes a UserError in one sentence that begins with
+    ``where``, or with the first of ``layers``, of which the values were made, that has the key at fault."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -411,19 +508,25 @@ def validated(model: type[T], values: dict[str, Any], where: str) -> T:
                 one["type"] == "literal_error" and isinstance(one["input"], dict | list),
             ),
         )
-        key = _key_at(values, first["loc"], missing=first["type"] == "missing")
+        missing = first["type"] == "missing"
+        parts = _keys_at(values, first["loc"])
+        where = next(
+            (name for name, layer in (layers or {}).items() if parts and _holds(layer, parts)), where
+        )
+        shown = [*parts, first["loc"][-1]] if missing else parts
+        key = ".".join(text if len(text) <= 100 else f"{text[:97]}..." for text in map(str, shown))
         if first["type"] == "extra_forbidden":
             known = ", ".join(_fields_at(model, first["loc"][:-1]))
             raise UserError(f"{where}: unknown key `{key}`; known here: {known}") from None
-        if first["type"] == "missing":
+        if missing:
             raise UserError(f"{where}: key `{key}` is missing; add it") from None
         given = "" if isinstance(first["input"], dict) else f" (it is {_shown(first['input'])})"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: `{key}`: {message}{given}" if key else f"{where}: {message}") from None
 
 
-def _key_at(values: Any, location: Sequence[Any], missing: bool) -> str:
-    """An error's location as a key of the file: without the names that pydantic gives to alternatives."""
+def _keys_at(values: Any, location: Sequence[Any]) -> list[Any]:
+    """An error's location as keys of the file: without the names that pydantic gives to alternatives."""
     parts = []
     for part in location:
         known = (
@@ -431,10 +534,13 @@ def _key_at(values: Any, location: Sequence[Any], missing: bool) -> str:
         )
         if known:
             values = values[part]
-            parts.append(str(part))
-    if missing:
-        parts.append(str(location[-1]))
-    return ".".join(part if len(part) <= 100 else f"{part[:97]}..." for part in parts)
+            parts.append(part)
+    return parts
+
+
+def _holds(values: Any, keys: Sequence[Any]) -> bool:
+    """Whether there is something at these keys."""
+    return len(_keys_at(values, keys)) == len(keys)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

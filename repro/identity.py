@@ -15,7 +15,7 @@ from typing import Any
 
 from repro import files, profiles
 from repro.config import NUMBERS, BenchmarkName, RandomModel, RewardModel, Study, WarmStart
-from repro.discovery import BASELINES, ROOT
+from repro.discovery import ROOT, own_modules, source_of
 from repro.errors import UserError
 from repro.layout import Layout
 from repro.method import Method
@@ -48,7 +48,7 @@ def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
         "verifier": VERIFIER,
         "libraries": libraries(study.sampling.engine),
         "name": name,
-        "code": code(BASELINES / f"{name}.py"),
+        "code": code(*own_modules(source_of(study, name).module).values()),
         "hyperparameters": method.model_dump(mode="json"),
         "sampling": study.sampling.numbers(),
         "stops": stops(study.prompt),
@@ -105,10 +105,23 @@ def libraries(engine: str = "transformers") -> dict[str, str]:
     return found
 
 
-def code(path: Path) -> str:
-    """A digest of a method's file that docstrings, comments and layout do not change, nor what tables call
+def origin(study: Study, row: str) -> str:
+    """Where a row's method comes from and the digest of its code; empty for the suite's own."""
+    source = source_of(study, row)
+    return source.origin and f"{source.origin}, code {code(*own_modules(source.module).values())}"
+
+
+def code(*paths: Path) -> str:
+    """A digest of files of a method that docstrings, comments and layout do not change, nor what tables call
     it: its title, paper and role."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return files.digest(*map(_code, paths))
+
+
+def _code(path: Path) -> str:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return files.sha256(path)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             continue
@@ -116,7 +129,7 @@ def code(path: Path) -> str:
             del node.body[0]
         if isinstance(node, ast.ClassDef):
             node.body = [one for one in node.body if not _is_name(one)]
-    return files.digest(ast.unparse(tree))  # the same text in every version of Python
+    return ast.unparse(tree)  # the same text in every version of Python
 
 
 def _is_name(node: ast.stmt) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import traceback
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 import repro
 from repro import base_model, files, identity, problems
 from repro.config import Study, WarmStart
-from repro.discovery import load_method
+from repro.discovery import load_method, own_modules
 from repro.errors import RunFailed, UserError
 from repro.lab import Cut, Engines, Lab
 from repro.layout import Layout
@@ -69,6 +68,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
         "title": method.title,
         "role": str(method.role),
         "paper": method.paper,
+        "origin": identity.origin(study, name),
         "seed": seed,
         "plans": method.plans,
         "asked": study.budgets,
@@ -141,7 +141,7 @@ def _play(method: Method, lab: Lab) -> tuple[str, str]:
         return "failed", str(error)
     except (UserError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not _own_fault(error, method):
             raise
         Log.error("%s", traceback.format_exc())
@@ -149,14 +149,14 @@ def _play(method: Method, lab: Lab) -> tuple[str, str]:
     return "ok", ""
 
 
-def _own_fault(error: Exception, method: Method) -> bool:
+def _own_fault(error: BaseException, method: Method) -> bool:
     """Whether the method itself caused it, and not the suite under it: it called the Lab as it cannot be
     called, or what was at work was its own code, or a library that it called."""
     if isinstance(error, Misuse):
         return True
     frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    own, suite = Path(inspect.getfile(type(method))), Path(repro.__file__).parent
-    return next((path == own for path in reversed(frames) if path == own or suite in path.parents), False)
+    own, suite = {*own_modules(type(method).__module__).values()}, Path(repro.__file__).parent
+    return next((path in own for path in reversed(frames) if path in own or suite in path.parents), False)
 
 
 def _rows(lab: Lab, cuts: list[Cut], work: Path) -> list[dict[str, Any]]:

@@ -473,7 +473,8 @@ def write_manifest(layout: Layout, study: Study, name: str, rows: list[dict[str,
     write_checked(
         layout.run(name, 3),
         {
-            "method": name, "title": method.title, "role": "method", "paper": "", "seed": 3, "plans": False,
+            "method": name, "title": method.title, "role": "method", "paper": "", "origin": "", "seed": 3,
+            "plans": False,
             "status": "ok" if rows else "failed", "reason": "" if rows else "it did", "mode": "",
             "key": run_key(study, method, name, 3, problems, base), "base": base, "budgets": rows,
             "asked": study.budgets,

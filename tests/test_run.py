@@ -234,7 +234,7 @@ def test_what_changes_numbers_is_another_run(bench: Bench, monkeypatch: pytest.M
         {"prompt": {"stop": ["Q:"]}},
     ]
     keys = [first, key(seed=1), key(method=Toy(n=3)), key(base="c"), *(key(made_study(**s)) for s in studies)]
-    keys.append(identity.run_key(made_study(), Toy(), "rft", 0, PROBLEM_SET, "b"))
+    keys.append(identity.run_key(made_study(methods=["rft"]), Toy(), "rft", 0, PROBLEM_SET, "b"))
     keys.append(identity.run_key(made_study(), Toy(), "star", 0, fewer, "b"))
     monkeypatch.setattr(identity, "version", lambda name: "9.9")
     keys.append(key())

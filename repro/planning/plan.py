@@ -20,7 +20,7 @@ from tabulate import tabulate
 from repro import profiles
 from repro.benchmarks import BENCHMARKS, Text
 from repro.config import BenchmarkName, HubModel, JsonlProblems, LadderProblems, Study, WarmStart
-from repro.discovery import load_method, method_ids
+from repro.discovery import load_methods
 from repro.flops import FORWARD_PASSES, ModelShape, flops, sample_tally
 from repro.layout import Layout
 from repro.method import DPO, Method
@@ -139,7 +139,7 @@ class _Planner:
         rewards = study.process_rewards
         self.scorer = None if rewards is None or rewards == "ladder" else rewards
         self.scorer_shape = shapes.reward_shape(self.scorer, file)[0] if self.scorer else None
-        self.methods = {name: load_method(study, name) for name in method_ids(study)}
+        self.methods = load_methods(study)
         self.assumptions: list[str] = []
 
     def plan(self) -> Plan:
