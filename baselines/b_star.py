@@ -89,7 +89,7 @@ class BSTaR(Method):
                 steps=self.steps,
                 batch_size=self.batch_size,
                 optimizer=self.optimizer,
-                inherit_optimizer=self.inherit_optimizer,
+                inherit_optimizer=self.inherit_optimizer and lab.round > 1,  # never from the SFT stage
                 horizon=self.horizon if self.inherit_optimizer else None,
             )
 
