@@ -525,7 +525,8 @@ class Lab:
     def _train(
         self, call: TrainingCall, steps: int, snapshots: Sequence[int], truncated: bool, progress: Progress
     ) -> dict[str, Any]:
-        """The model after these steps of a call, and after each of ``snapshots``."""
+        """The model after these steps of a call, and after each of ``snapshots``; what training reports, its
+        rows by their numbers in the call."""
         each = max(1, steps // 20)
 
         def on_step(step: int, loss: float) -> None:
@@ -542,7 +543,7 @@ class Lab:
             if call.states and (state := newest_state(call.states)) and int(state.name) > steps:
                 shutil.rmtree(call.states)  # of a higher budget than there now is
             with self._meter.clock(Account.TRAIN), files.building(call.model(steps)) as folder:
-                loss = self._engines.trainer.train(
+                trained = self._engines.trainer.train(
                     call.source,
                     [[call.rows[i] for i in batch] for batch in call.plan[:steps]],
                     call.objective,
@@ -555,11 +556,13 @@ class Lab:
                     on_step=on_step,
                     states=call.states,
                     keep_state=truncated and self._grows,
+                    base=self._base,
                 )
             for model in map(call.model, (*snapshots, steps)):
                 if model.is_dir():  # one that a budget, new since a killed try, asks for is made later
                     files.sign(model, self._signature(model))
-        return {"steps": steps, "loss": loss}
+        start = [[call.rows.index(row), values] for row, values in trained.start]
+        return {"steps": steps, "loss": trained.loss, "monitors": trained.monitors, "start": start}
 
     def _signature(self, model: Path) -> str:
         return f"{self._folder.name}/{model.relative_to(self._folder / 'models')}"

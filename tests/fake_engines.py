@@ -24,7 +24,7 @@ from repro.records import Gold, Verdict
 from repro.rewards import Scored
 from repro.sampling import Request, Sample, Sampled, SamplingParams
 from repro.seeds import stream_seed
-from repro.training import Row, newest_state
+from repro.training import Row, Trained, newest_state
 
 CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1,
@@ -134,11 +134,13 @@ class World:
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
         keep_state: bool = False,
-    ) -> float:
+        base: Path | None = None,
+    ) -> Trained:
         assert not self.weights, "the sampler still holds its memory"
         weights = (model_dir / "weights").read_text()
         self.starts.append((weights, inherit.parent.name if inherit else ""))
         self.trainings.append((objective, optimizer, horizon or 0, seed))
+        assert base is not None and (base / "weights").read_text() == "base"
         if inherit:
             weights = files.digest(weights, (inherit / "optimizer" / "moments").read_text())
         state = newest_state(states) if states else None
@@ -165,7 +167,8 @@ class World:
         write_weights(out_dir, weights)
         write_weights(out_dir / "optimizer", weights, "moments")
         self.finished += 1
-        return len(batches) / 7
+        start = [(row, tuple(float(-len(response)) for response in row.responses)) for row in batches[0][:2]]
+        return Trained(len(batches) / 7, {"steps": float(len(batches))}, start)
 
 
 @dataclass

@@ -77,12 +77,12 @@ def test_two_processes_do_what_one_does(base: Path, tmp_path: Path, objective: A
     responses = 1 if isinstance(objective, SFT) else 2
     batches = [rows(size, responses) for size in (7, 5, 7, 1)]
     found: dict[str, list[tuple[int, float]]] = {}
-    means = []
+    reports = []
     for name, accelerate in (("one", None), ("two", TWO)):
         seen = found.setdefault(name, [])
         folder = tmp_path / name
         trainer = trainer_for(Training(accelerate=accelerate, save_every=3, **settings))
-        means.append(
+        reports.append(
             trainer.train(
                 base,
                 batches,
@@ -95,7 +95,7 @@ def test_two_processes_do_what_one_does(base: Path, tmp_path: Path, objective: A
             )
         )
     one, two = tmp_path / "one", tmp_path / "two"
-    assert means[0] == pytest.approx(means[1], abs=1e-5)
+    assert reports[0].loss == pytest.approx(reports[1].loss, abs=1e-5)
     assert [step for step, _ in found["two"]] == [1, 2, 3, 4]
     assert [loss for _, loss in found["one"]] == pytest.approx([loss for _, loss in found["two"]], abs=1e-5)
     for a, b in ((one, two), (one / "step-2", two / "step-2")):

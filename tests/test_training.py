@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
@@ -19,16 +21,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from repro.config import LoRA, Training
 from repro.errors import RunFailed, UserError
 from repro.files import building
-from repro.objectives import DPO, SFT, Optimizer
-from repro.training import Row, encode, learning_rate_factor, trainer_for
+from repro.objectives import DPO, SFT, Optimizer, PolicyGradient
+from repro.training import Row, Trained, checkpoints, encode, learning_rate_factor, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
 from repro.training.plan import Plan, columns
-from repro.training.trl import PlannedDPO, TRLTrainer
+from repro.training.trl import PlannedTrainer, TRLTrainer, collate
 
 VOCABULARY = 24
 END = 2
@@ -80,6 +83,17 @@ def dpo_batches(steps: int = 4, size: int = 6) -> list[list[Row]]:
         [Row(tokens(g, 2, 8), ((*tokens(g, 1, 9), END), (*tokens(g, 1, 9), END))) for _ in range(size)]
         for _ in range(steps)
     ]
+
+
+def weighted_batches(steps: int = 4, size: int = 6) -> list[list[Row]]:
+    """Examples with weights of both signs, and one row that comes twice."""
+    g = torch.Generator().manual_seed(3)
+    found = [
+        [replace(row, weight=torch.randn((), generator=g).item()) for row in batch]
+        for batch in sft_batches(steps, size)
+    ]
+    found[-1][0] = found[0][0]
+    return found
 
 
 def log_probability(model: Any, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
@@ -144,8 +158,10 @@ COSINE = Optimizer(
 def test_sft_equals_a_bare_loop(base: Path, tmp_path: Path) -> None:
     batches = sft_batches()
     seen: list[tuple[int, float]] = []
-    mean = TRLTrainer().train(
-        base, batches, SFT(), COSINE, tmp_path, on_step=lambda step, loss: seen.append((step, loss))
+    mean = (
+        TRLTrainer()
+        .train(base, batches, SFT(), COSINE, tmp_path, on_step=lambda step, loss: seen.append((step, loss)))
+        .loss
     )
 
     def loss_of(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
@@ -163,7 +179,7 @@ def test_sft_equals_a_bare_loop(base: Path, tmp_path: Path) -> None:
 def test_dpo_equals_a_bare_loop(base: Path, tmp_path: Path, smoothing: float, nll: float) -> None:
     batches = dpo_batches()
     objective = DPO(beta=0.3, label_smoothing=smoothing, nll_weight=nll)
-    mean = TRLTrainer().train(base, batches, objective, COSINE, tmp_path)
+    mean = TRLTrainer().train(base, batches, objective, COSINE, tmp_path).loss
 
     def loss_of(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
         margins, chosen = [], []
@@ -180,6 +196,92 @@ def test_dpo_equals_a_bare_loop(base: Path, tmp_path: Path, smoothing: float, nl
     losses, model = bare_loop(base, batches, loss_of, COSINE)
     assert mean == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     assert difference(tmp_path, model) < 2e-5
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Models in double precision, but for what their own code rounds to float32."""
+    load, read = checkpoints.load_model, AutoModelForCausalLM.from_pretrained
+
+    def loaded(*args: Any) -> Any:
+        model, tokenizer = load(*args)
+        return model.double(), tokenizer
+
+    monkeypatch.setattr(checkpoints, "load_model", loaded)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda folder: read(folder).double())
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+PLAIN = Optimizer(learning_rate=1e-9, beta1=0, max_grad_norm=0)  # whose first moment is the gradient
+
+
+def gradient(folder: Path) -> dict[str, torch.Tensor]:
+    """Of a call's last step with :data:`PLAIN`."""
+    start = "exp_avg."
+    return {n.removeprefix(start): v for n, v in load_file(folder / MOMENTS).items() if n.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        (PolicyGradient(), {"loss_type": "grpo"}),
+        (PolicyGradient(normalization="token"), {"loss_type": "bnpo"}),
+        (PolicyGradient(normalization="token"), {"loss_type": "dapo"}),
+        (PolicyGradient(normalization="constant", max_tokens=9), {"loss_type": "dr_grpo"}),
+        (PolicyGradient(kl=0.3), {"loss_type": "grpo", "beta": 0.3}),
+        (PolicyGradient(clip_low=0.01, clip_high=0.02), {"loss_type": "grpo"}),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, PolicyGradient) else value["loss_type"],
+)
+def test_a_policy_gradient_equals_trls(
+    base: Path, tmp_path: Path, float64: Any, objective: PolicyGradient, settings: Any
+) -> None:
+    """The gradient of one step, and, where it clips, that of the second: the first has gone astray."""
+    batch = weighted_batches(1)[0]
+    rewards = torch.tensor([row.weight for row in batch])
+    advantages = (rewards - rewards.mean()) / rewards.std()
+    batch = [replace(row, weight=weight.item()) for row, weight in zip(batch, advantages, strict=True)]
+    far = Optimizer(learning_rate=3e-3, beta1=0, max_grad_norm=0)
+    TRLTrainer().train(base, [batch], PolicyGradient(), far, tmp_path / "start")
+    start, steps = (base, 2) if objective.clips else (tmp_path / "start", 1)
+    trained = TRLTrainer().train(start, [batch] * steps, objective, far, tmp_path / "ours", base=base)
+    found = gradient(tmp_path / "ours")
+
+    if objective.clips:  # what the first step has made of it
+        TRLTrainer().train(base, [batch], objective, far, tmp_path / "moved", base=base)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tmp_path / "moved" if objective.clips else start),
+        reward_funcs=lambda completions, **kwargs: [0.0] * len(completions),
+        args=GRPOConfig(
+            str(tmp_path), per_device_train_batch_size=6, num_generations=6, max_completion_length=9,
+            epsilon=0.01, epsilon_high=0.02, use_bias_correction_kl=False, num_iterations=1, use_cpu=True,
+            bf16=False, report_to="none", gradient_checkpointing=False, **settings,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "w1"}]),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    inputs = collate([columns(row, objective) for row in batch], 0)
+    inputs["num_items_in_batch"] = inputs["completion_mask"].sum()
+
+    def under(folder: Path) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        values = [log_probability(model, row.prompt, *row.responses) for row in batch]
+        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True).detach()
+
+    if objective.clips:
+        inputs["old_per_token_logps"] = under(base)
+    if objective.kl:
+        inputs["ref_per_token_logps"] = under(base)
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.compute_loss(trainer.model.train(), inputs)
+    loss.backward()
+    for name, weight in trainer.model.named_parameters():
+        torch.testing.assert_close(found[name], weight.grad, atol=1e-12, rtol=0)
+    if steps == 1:
+        assert trained.loss == pytest.approx(loss.item(), abs=1e-12)
 
 
 def test_dpo_starts_at_ln_2_and_widens_the_margin(base: Path, tmp_path: Path) -> None:
@@ -208,9 +310,57 @@ def test_dpo_starts_at_ln_2_and_widens_the_margin(base: Path, tmp_path: Path) ->
     assert margin(tmp_path) > margin(base)
 
 
-@pytest.mark.parametrize("objective", [SFT(), DPO()])
+def policy_loss(objective: PolicyGradient) -> Any:
+    """As the formula has it; ``base`` is the model of the divergence, by default where the call starts."""
+
+    def loss_of(model: Any, reference: Any, batch: list[Row], base: Any = None) -> torch.Tensor:
+        terms = []
+        for row in batch:
+            now = log_probability(model, row.prompt, *row.responses)
+            ratio = (now - now.detach()).exp()
+            gain = ratio * row.weight
+            if objective.clip_low is not None and objective.clip_high is not None:
+                ratio = (now - log_probability(reference, row.prompt, *row.responses)).exp()
+                kept = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
+                gain = torch.minimum(ratio * row.weight, kept * row.weight)
+            if objective.kl:
+                apart = log_probability(base or reference, row.prompt, *row.responses) - now
+                gain = gain - objective.kl * (apart.exp() - apart - 1)
+            terms.append(gain)
+        match objective.normalization:
+            case "sequence":
+                return -torch.stack([gain.mean() for gain in terms]).mean()
+            case "token":
+                return -torch.cat(terms).mean()
+            case "constant":
+                return -torch.cat(terms).sum() / (len(batch) * (objective.max_tokens or 0))
+
+    return loss_of
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        PolicyGradient(),
+        PolicyGradient(normalization="token"),
+        PolicyGradient(normalization="constant", max_tokens=20),
+        PolicyGradient(clip_low=0.01, clip_high=0.02),
+        PolicyGradient(normalization="token", clip_low=0.02, clip_high=0.01, kl=0.5),
+        PolicyGradient(kl=2.0),
+    ],
+    ids=repr,
+)
+def test_a_policy_gradient_equals_a_bare_loop(base: Path, tmp_path: Path, objective: Any) -> None:
+    batches = weighted_batches()
+    trained = TRLTrainer(micro_batch=4).train(base, batches, objective, COSINE, tmp_path, base=base)
+    losses, model = bare_loop(base, batches, policy_loss(objective), COSINE)
+    assert trained.loss == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    assert difference(tmp_path, model) < 2e-5
+
+
+@pytest.mark.parametrize("objective", [SFT(), DPO(), PolicyGradient()])
 def test_snapshots_are_the_weights_of_shorter_runs(base: Path, tmp_path: Path, objective: Any) -> None:
-    batches: Any = sft_batches(6) if isinstance(objective, SFT) else dpo_batches(6)
+    batches = some_rows(objective, 6)
     train = TRLTrainer().train
     train(
         base,
@@ -244,7 +394,12 @@ def test_an_inherited_call_goes_on_where_the_last_one_stopped(base: Path, tmp_pa
     assert distance(tmp_path / "fresh", tmp_path / "whole") > 1e-4
 
 
-OBJECTIVES = [SFT(), DPO(label_smoothing=0.1, nll_weight=1.0)]
+OBJECTIVES = [
+    SFT(),
+    DPO(label_smoothing=0.1, nll_weight=1.0),
+    PolicyGradient(clip_low=0.01, clip_high=0.02),
+]
+KINDS = ["sft", "dpo", "policy"]
 
 
 @pytest.fixture(scope="module")
@@ -253,13 +408,18 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tup
     found = {}
     for objective in OBJECTIVES:
         folder = tmp_path_factory.mktemp("whole")
-        loss = TRLTrainer().train(base, seven_rows(objective), objective, COSINE, folder)
+        loss = TRLTrainer().train(base, seven_rows(objective), objective, COSINE, folder).loss
         found[repr(objective)] = folder, loss
     return found
 
 
+def some_rows(objective: Any, steps: int, size: int = 6) -> Any:
+    make = {SFT: sft_batches, DPO: dpo_batches, PolicyGradient: weighted_batches}
+    return make[type(objective)](steps, size)
+
+
 def seven_rows(objective: Any) -> Any:
-    return sft_batches(4, 7) if isinstance(objective, SFT) else dpo_batches(4, 7)
+    return some_rows(objective, 4, 7)
 
 
 @pytest.mark.parametrize(
@@ -275,22 +435,22 @@ def seven_rows(objective: Any) -> Any:
     ],
     ids=lambda how: " ".join(f"{key}={value}" for key, value in how.items()),
 )
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=KINDS)
 def test_how_a_step_is_computed_does_not_change_the_result(
     base: Path, tmp_path: Path, whole: Any, objective: Any, how: Any
 ) -> None:
     folder, expected = whole[repr(objective)]
-    loss = TRLTrainer(**how).train(base, seven_rows(objective), objective, COSINE, tmp_path)
+    loss = TRLTrainer(**how).train(base, seven_rows(objective), objective, COSINE, tmp_path).loss
     largest, mean = distances(folder, tmp_path)
     assert loss == pytest.approx(expected, abs=1e-5)
     assert largest < 2e-5 and mean < 1e-6
     assert distances(folder, base)[1] > 1e-4  # what was learnt is a hundred times that
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=KINDS)
 def test_bfloat16_is_of_the_passes_only(base: Path, tmp_path: Path, whole: Any, objective: Any) -> None:
     _, expected = whole[repr(objective)]
-    loss = TRLTrainer(dtype="bfloat16").train(base, seven_rows(objective), objective, COSINE, tmp_path)
+    loss = TRLTrainer(dtype="bfloat16").train(base, seven_rows(objective), objective, COSINE, tmp_path).loss
     assert loss == pytest.approx(expected, rel=0.02) and loss != expected
     for tensors in (weights(tmp_path), load_file(tmp_path / MOMENTS)):
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
@@ -304,7 +464,7 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
     collate = DataCollatorForLanguageModeling(0, padding_free=True)
 
     def of_the_first(*rows: Row) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = collate([columns(row) for row in rows])
+        batch = collate([columns(row, SFT()) for row in rows])
         ids, length = batch["input_ids"], first.tally.tokens
         logits = model(ids, position_ids=batch["position_ids"], use_cache=False).logits
         found = logits[0, : length - 1].log_softmax(-1).gather(1, ids[0, 1:length, None])[:, 0]
@@ -317,7 +477,7 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
         torch.testing.assert_close(gradient, of_the_first(first)[1], atol=1e-4, rtol=1e-4)
     # And those in front of it are not seen either.
-    batch = collate([columns(row) for row in (second, first)])
+    batch = collate([columns(row, SFT()) for row in (second, first)])
     logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
     start = second.tally.tokens
     behind = logits[0, start:-1].log_softmax(-1).gather(1, batch["input_ids"][0, start + 1 :, None])[:, 0]
@@ -335,7 +495,7 @@ def test_a_step_is_dealt_out_whole_whatever_the_processes(
 ) -> None:
     numbers = iter(range(99))
     batches = [[Row((1,), ((2,) * (i % 3 + 1), (i,))) for i in islice(numbers, size)] for size in sizes]
-    plan = Plan.of(batches, micro_batch, processes, 0, COSINE, 0, 0, 9)
+    plan = Plan.of(batches, micro_batch, processes, 0, COSINE, 0, 0, 9, DPO())
     plan.resumed = min(resumed, len(batches) - 1)
     chunks = [plan.chunks(process) for process in range(processes)]
     shares = [plan.shares(process) for process in range(processes)]
@@ -364,9 +524,11 @@ def test_padding_free_with_flash_attention(base: Path, tmp_path: Path) -> None:
     if not is_flash_attn_2_available():
         pytest.skip("flash-attn is not installed")
     how = {"dtype": "bfloat16"}
-    padded = TRLTrainer(**how).train(base, seven_rows(SFT()), SFT(), COSINE, tmp_path / "padded")  # type: ignore[arg-type]
-    free = TRLTrainer(padding_free=True, **how).train(
-        base, seven_rows(SFT()), SFT(), COSINE, tmp_path / "free"
+    padded = TRLTrainer(**how).train(base, seven_rows(SFT()), SFT(), COSINE, tmp_path / "padded").loss  # type: ignore[arg-type]
+    free = (
+        TRLTrainer(padding_free=True, **how)
+        .train(base, seven_rows(SFT()), SFT(), COSINE, tmp_path / "free")
+        .loss
     )  # type: ignore[arg-type]
     assert free == pytest.approx(padded, rel=0.02)
     assert distances(tmp_path / "padded", tmp_path / "free")[1] < 1e-3
@@ -385,7 +547,7 @@ def adapted_logits(folder: Path) -> torch.Tensor:
     return model(torch.arange(3, 19)[None]).logits
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=KINDS)
 def test_lora_leaves_a_whole_model_and_its_adapter(base: Path, tmp_path: Path, objective: Any) -> None:
     with building(tmp_path / "models" / "1") as folder:  # which takes this name when it is done
         ADAPTED.train(
@@ -406,9 +568,9 @@ def test_lora_leaves_a_whole_model_and_its_adapter(base: Path, tmp_path: Path, o
     assert moments and all(".lora_" in name for name in moments)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=KINDS)
 def test_an_adapter_goes_on_where_the_last_call_stopped(base: Path, tmp_path: Path, objective: Any) -> None:
-    batches: Any = sft_batches(6) if isinstance(objective, SFT) else dpo_batches(6)
+    batches = some_rows(objective, 6)
     a, b = tmp_path / "a", tmp_path / "b"
     ADAPTED.train(base, batches, objective, COSINE, tmp_path / "whole")
     ADAPTED.train(base, batches[:3], objective, COSINE, a, horizon=6)
@@ -418,6 +580,7 @@ def test_an_adapter_goes_on_where_the_last_call_stopped(base: Path, tmp_path: Pa
         assert distance(b, tmp_path / "whole") < 1e-6
     else:  # whose reference was the base model throughout, and of the second call is what it started from
         assert distance(b, tmp_path / "whole") > 1e-6
+    if isinstance(objective, DPO):
         losses: list[float] = []
         flat = Optimizer(learning_rate=1e-9)
         ADAPTED.train(
@@ -433,10 +596,10 @@ def test_an_adapter_and_its_merged_weights_have_one_loss(base: Path, tmp_path: P
     batches = sft_batches(3)
     ADAPTED.train(base, batches[:2], SFT(), COSINE, tmp_path / "a")
     still = Optimizer(learning_rate=1e-9)
-    full = TRLTrainer().train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "b")
-    more = ADAPTED.train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "c")
+    full = TRLTrainer().train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "b").loss
+    more = ADAPTED.train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "c").loss
     checked = TRLTrainer(lora=ADAPTED.lora, gradient_checkpointing=True, micro_batch=2, padding_free=True)
-    again = checked.train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "d")
+    again = checked.train(tmp_path / "a", batches[2:], SFT(), still, tmp_path / "d").loss
     assert full == pytest.approx(more, abs=1e-5) and again == pytest.approx(more, abs=1e-5)
     assert base_of(tmp_path / "b") is None  # full fine-tuning has no adapter to go on with
 
@@ -464,16 +627,16 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "dpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=KINDS)
 @pytest.mark.parametrize("lora", [None, LoRA(rank=4, alpha=8, dropout=0.2)], ids=["full", "lora"])
 def test_a_killed_call_goes_on_from_its_last_state(
     base: Path, tmp_path: Path, objective: Any, lora: LoRA | None
 ) -> None:
-    batches: Any = sft_batches(8, 4) if isinstance(objective, SFT) else dpo_batches(8, 4)
+    batches = some_rows(objective, 8, 4)
     trainer = TRLTrainer(lora=lora, save_every=3)
     seen: dict[str, list[int]] = {}
 
-    def train(name: str, states: Path | None, dies_at: int = 0) -> float:
+    def train(name: str, states: Path | None, dies_at: int = 0) -> Trained:
         steps = seen.setdefault(name, [])
 
         def on_step(step: int, loss: float) -> None:
@@ -503,21 +666,24 @@ def test_a_killed_call_goes_on_from_its_last_state(
     assert (tmp_path / "snapshots" / "2" / "model.safetensors").read_bytes() == snapshot
 
 
-@pytest.mark.parametrize("objective", [SFT(), DPO(nll_weight=1.0)], ids=["sft", "dpo"])
+@pytest.mark.parametrize("objective", [*OBJECTIVES, PolicyGradient(kl=0.1)], ids=[*KINDS, "kl"])
 def test_a_call_that_a_budget_cut_goes_on_where_it_ended(
     base: Path, tmp_path: Path, objective: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches: Any = sft_batches(8, 4) if isinstance(objective, SFT) else dpo_batches(8, 4)
+    batches = some_rows(objective, 8, 4)
     referred: list[int] = []  # pairs that the reference was run over
-    passes = PlannedDPO._log_probabilities
-    monkeypatch.setattr(
-        PlannedDPO, "_log_probabilities", lambda self, rows: referred.append(len(rows)) or passes(self, rows)
-    )
+    passes = PlannedTrainer.scored
 
-    def train(name: str, steps: int, states: Path | None, seen: list[int]) -> float:
+    def scored(self: Any, model: Any, rows: list[Any]) -> Any:
+        referred.append(len(rows))
+        return passes(self, model, rows)
+
+    monkeypatch.setattr(PlannedTrainer, "scored", scored)
+
+    def train(name: str, steps: int, states: Path | None, seen: list[int]) -> Trained:
         return TRLTrainer().train(
             base, batches[:steps], objective, COSINE, tmp_path / name, horizon=8, states=states,
-            keep_state=steps < 8, on_step=lambda step, loss: seen.append(step),
+            keep_state=steps < 8, on_step=lambda step, loss: seen.append(step), base=base,
         )  # fmt: skip
 
     expected = train("whole", 8, None, [])
@@ -527,7 +693,7 @@ def test_a_call_that_a_budget_cut_goes_on_where_it_ended(
     assert [folder.name for folder in (tmp_path / "states").iterdir()] == ["000005"]
     assert train("grown", 8, tmp_path / "states", steps) == expected
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert sum(referred) == 2 * distinct  # once for a pair, and not again by the call that went on
+    assert sum(referred) == 2 * distinct  # once for a row, and not again by the call that went on
     # Killed after the state of the last step, before the model was written: that is all that is left to do.
     train("cut", 5, tmp_path / "again", [])
     assert train("written", 5, tmp_path / "again", steps) and len(steps) == 8
@@ -595,6 +761,9 @@ def test_schedules() -> None:
     assert factors(3) == [1, 1, 1]
     assert factors(6, warmup_steps=2) == [0, 0.5, 1, 1, 1, 1]
     assert factors(6, warmup_steps=1, warmup_ratio=0.1) == [0, 0.5, 1, 1, 1, 1]  # 1 + ceil(0.6)
+    assert factors(1, warmup_ratio=0.03) == [1]  # a ratio leaves a step to learn in, also the only one
+    assert factors(2, warmup_ratio=0.9) == [0, 1]
+    assert factors(1, warmup_steps=1) == [0]
     assert factors(6, warmup_steps=2, schedule="linear") == [0, 0.5, 1, 0.75, 0.5, 0.25]
     assert factors(4, schedule="cosine") == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
 

@@ -157,7 +157,7 @@ def test_sft(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
     losses: list[float] = [0.0, 0.0]
 
     def ours() -> int:
-        losses[0] = TRLTrainer().train(base, plan, SFT(), OPTIMIZER, tmp_path / "ours")
+        losses[0] = TRLTrainer().train(base, plan, SFT(), OPTIMIZER, tmp_path / "ours").loss
         return sum(row.tally.tokens for batch in plan for row in batch)
 
     def reference() -> int:
@@ -203,7 +203,7 @@ def test_dpo(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
     losses: list[float] = [0.0, 0.0]
 
     def ours() -> int:
-        losses[0] = TRLTrainer().train(base, plan, DPO(), OPTIMIZER, tmp_path / "ours")
+        losses[0] = TRLTrainer().train(base, plan, DPO(), OPTIMIZER, tmp_path / "ours").loss
         return sum(row.tally.tokens for batch in plan for row in batch)
 
     def reference() -> int:

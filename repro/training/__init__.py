@@ -54,6 +54,23 @@ def encode(tokenizer: Any, prompt: str, responses: Sequence[str], max_length: in
     return Row(tuple(before), tuple(tuple(ids[: max_length - len(before)]) for ids in after))
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training call reports.
+
+    ``loss`` is the mean over its steps. ``monitors`` are of its last step, before that step is taken. DPO:
+    the mean over pairs of the log-probability of the chosen and of the rejected response, the drift of
+    either from what the reference gave it, and the margin and accuracy of the implicit reward.
+    PolicyGradient: the share of tokens that were clipped, and the divergence from the base model per token.
+    ``start`` holds, for up to 8 distinct rows of the first step, the log-probability of each response (sum
+    over its tokens) under the weights the call starts from.
+    """
+
+    loss: float
+    monitors: dict[str, float]
+    start: list[tuple[Row, tuple[float, ...]]]
+
+
 class Trainer(Protocol):
     """An engine that trains one model folder into another."""
 
@@ -72,15 +89,17 @@ class Trainer(Protocol):
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
         keep_state: bool = False,
-    ) -> float:
-        """Train on ``batches``, one optimizer step each, exactly in this order; the mean of their losses.
+        base: Path | None = None,
+    ) -> Trained:
+        """Train on ``batches``, one optimizer step each, exactly in this order.
 
         ``out_dir`` receives the model folder and ``optimizer/`` (Adam moments and step count).
         ``snapshots[s]`` receives the model folder as it is after ``s`` steps of this call, sealed.
         ``inherit`` is a folder that an earlier call wrote: its moments and step count carry over, so that the
         schedule goes on where it was. ``horizon`` is the schedule's number of steps, earlier calls
-        included; by default it ends with this call. ``on_step(s, loss)`` is called after each step. DPO's
-        reference is the model in ``model_dir``.
+        included; by default it ends with this call. ``on_step(s, loss)`` is called after each step. The
+        reference of DPO, and of a policy gradient that clips, is the model in ``model_dir``; of its ``kl`` it
+        is the one in ``base``.
 
         With LoRA a model folder holds merged weights and, in ``adapter/``, what was merged into them. A call
         goes on with the adapter in ``model_dir``; where there is none, it begins a new one.
@@ -116,7 +135,8 @@ def newest_state(states: Path) -> Path | None:
 def learning_rate_factor(step: int, optimizer: Optimizer, horizon: int) -> float:
     """What the learning rate is multiplied by at ``step`` (from 0) of ``horizon``: the rules of transformers'
     schedules of the same names. Warm-up rises from 0, ``linear`` and ``cosine`` end at 0."""
-    warmup = optimizer.warmup_steps + ceil(optimizer.warmup_ratio * horizon)
+    by_ratio = min(ceil(optimizer.warmup_ratio * horizon), horizon - 1)  # which leaves a step to learn in
+    warmup = optimizer.warmup_steps + by_ratio
     if step < warmup:
         return step / warmup
     if optimizer.schedule == "constant":

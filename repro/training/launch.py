@@ -21,7 +21,7 @@ from repro import files
 from repro.config import Training
 from repro.errors import RunFailed, UserError
 from repro.objectives import Objective, Optimizer
-from repro.training import Row
+from repro.training import Row, Trained
 from repro.training.accelerate import processes
 
 POLL = 0.2  # seconds between looks at what the processes report
@@ -53,14 +53,15 @@ class LaunchedTrainer:
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
         keep_state: bool = False,
-    ) -> float:
+        base: Path | None = None,
+    ) -> Trained:
         """See :class:`repro.training.Trainer`."""
         index: dict[Row, int] = {}
         numbers = [[index.setdefault(row, len(index)) for row in batch] for batch in batches]
         job = {
             "training": self.settings.model_dump(mode="json"),
             "model_dir": str(model_dir.resolve()),
-            "rows": [[row.prompt, row.responses] for row in index],
+            "rows": [[row.prompt, row.responses, row.weight] for row in index],
             "batches": numbers,
             "objective": type(objective).__name__,
             "settings": objective.model_dump(),
@@ -72,6 +73,7 @@ class LaunchedTrainer:
             "seed": seed,
             "states": states and str(states.resolve()),
             "keep_state": keep_state,
+            "base": base and str(base.resolve()),
         }
         folder = out_dir / "job"
         shutil.rmtree(folder, ignore_errors=True)
@@ -89,11 +91,13 @@ class LaunchedTrainer:
                     break
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(POLL)
-        if process.returncode or not (folder / "loss.json").exists():
+        if process.returncode or not (folder / "trained.json").exists():
             raise self._error(folder, log, process.returncode)
-        mean: float = files.read_json(folder / "loss.json")
+        trained = files.read_json(folder / "trained.json")
         shutil.rmtree(folder)
-        return mean
+        rows = [*index]
+        start = [(rows[number], tuple(values)) for number, values in trained["start"]]
+        return Trained(trained["loss"], trained["monitors"], start)
 
     @contextmanager
     def _processes(self, folder: Path, log: Path) -> Iterator[subprocess.Popen]:

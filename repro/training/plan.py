@@ -7,10 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro.objectives import Optimizer
+from repro.objectives import DPO, Objective, Optimizer, PolicyGradient
 from repro.training import Row
 
-REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # columns of DPO's rows
+# Columns of log-probabilities under models that do not change in a call, as TRL's losses want them. DPO's
+# are of whole responses, a policy gradient's of each token: of the policy that the call starts from, and of
+# the base model.
+DPO_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+OLD, BASE = "old_per_token_logps", "ref_per_token_logps"
+STARTS = 8  # rows whose log-probabilities at the start of a call are reported
 
 
 @dataclass
@@ -22,15 +27,22 @@ class Plan:
     response, which gives no gradient.
     """
 
-    rows: list[dict[str, Any]]  # the distinct rows, as TRL's collators want them
+    distinct: list[Row]
+    rows: list[dict[str, Any]]  # the same, as TRL's collators want them
     filler: dict[str, Any]
+    pad: int  # the token that fills up
     steps: list[list[list[int]]]  # of each step: micro-batches of indices of rows
     processes: int
+    objective: Objective
     optimizer: Optimizer
     seed: int
     before: int  # steps of earlier calls
     horizon: int
     losses: list[float] = field(default_factory=list)  # of each step that is done
+    monitors: dict[str, float] = field(default_factory=dict)  # of the last step that is done
+    start: list[list[float]] = field(
+        default_factory=list
+    )  # of the first rows, each response's log-probability
     resumed: int = 0  # steps that this call had done when it was killed
 
     @classmethod
@@ -44,10 +56,9 @@ class Plan:
         seed: int,
         before: int,
         horizon: int,
-        reference: bool = False,
+        objective: Objective,
     ) -> Plan:
-        """The plan of a call; ``micro_batch`` is the number of rows in a pass, at most, and ``reference``
-        whether rows will have the reference's log-probabilities."""
+        """The plan of a call; ``micro_batch`` is the number of rows in a pass, at most."""
         size = max(map(len, batches))
         parts = math.ceil(size / (micro_batch or size) / processes) * processes
         index: dict[Row, int] = {}
@@ -55,11 +66,13 @@ class Plan:
             [[index.setdefault(row, len(index)) for row in part] for part in split(batch, parts)]
             for batch in batches
         ]
-        filler = columns(Row((pad, pad), ((),) * len(batches[0][0].responses)))
-        if reference:
-            filler |= dict.fromkeys(REFERENCE, 0.0)
-        rows = [columns(row) for row in index]
-        return cls(rows, filler, steps, processes, optimizer, seed, before, horizon)
+        filler = columns(Row((pad, pad), ((),) * len(batches[0][0].responses), 0.0), objective)
+        filler |= dict.fromkeys(references(objective), 0.0)
+        if isinstance(objective, PolicyGradient):  # whose batches need a column for responses
+            filler |= {"completion_ids": [pad], "completion_mask": [0]}
+            filler |= {name: [0.0] for name in references(objective)}
+        rows = [columns(row, objective) for row in index]
+        return cls([*index], rows, filler, pad, steps, processes, objective, optimizer, seed, before, horizon)
 
     @property
     def accumulation(self) -> int:
@@ -71,9 +84,11 @@ class Plan:
         """Rows in a pass, at most."""
         return max(len(part) for step in self.steps for part in step)
 
-    def reference(self) -> list[list[float]]:
-        """The reference's log-probabilities of each row that has them."""
-        return [[row[side] for side in REFERENCE] for row in self.rows if REFERENCE[0] in row]
+    def facts(self) -> dict[str, Any]:
+        """What a call that goes on cannot compute again, as :meth:`resume` takes it."""
+        names = references(self.objective)
+        known = [[row[name] for name in names] for row in self.rows if {*names} <= {*row}]
+        return {"losses": self.losses, "monitors": self.monitors, "start": self.start, "known": known}
 
     def first_visits(self) -> Iterator[list[dict[str, Any]]]:
         """Of each step the rows that no step before it has."""
@@ -83,11 +98,18 @@ class Plan:
             seen.update(new)
             yield [self.rows[i] for i in new]
 
-    def resume(self, losses: list[float], reference: list[list[float]]) -> None:
-        """Go on after the steps of these losses."""
+    def resume(
+        self,
+        losses: list[float],
+        monitors: dict[str, float],
+        start: list[list[float]],
+        known: list[list[Any]],
+    ) -> None:
+        """Go on after the steps of these losses; ``known`` are the first rows' columns of references."""
         self.losses, self.resumed = losses, len(losses)
-        for row, sides in zip(self.rows, reference, strict=False):
-            row.update(zip(REFERENCE, sides, strict=True))
+        self.monitors, self.start = monitors, start
+        for row, values in zip(self.rows, known, strict=False):
+            row.update(zip(references(self.objective), values, strict=True))
 
     def chunks(self, process: int) -> list[list[int]]:
         """The micro-batches of one process still to do; the filler has the index after the last row's."""
@@ -100,12 +122,13 @@ class Plan:
         return filled
 
     def shares(self, process: int) -> list[tuple[float, float, float]]:
-        """For each of :meth:`chunks` of pairs: what its rows (filler included), its filler, and its chosen
-        tokens are of the step's rows and tokens, times the number of micro-batches, over which the Trainer
-        takes the mean. As weights they make a step independent of how it is split."""
+        """For each of :meth:`chunks`: what its rows (filler included), its filler, and its tokens (of the
+        first response: a pair's chosen one) are of the step's rows and tokens, times the number of
+        micro-batches, over which the Trainer takes the mean. As weights they make a step independent of how
+        it is split."""
 
         def tokens(chunk: Sequence[int]) -> int:
-            return sum(len(self.rows[i]["chosen_ids"]) for i in chunk)
+            return sum(len(self.distinct[i].responses[0]) for i in chunk)
 
         found = []
         chunks = iter(self.chunks(process))
@@ -124,9 +147,21 @@ def split(batch: Sequence[Any], parts: int) -> list[Sequence[Any]]:
     return [batch[len(batch) * k // parts : len(batch) * (k + 1) // parts] for k in range(parts)]
 
 
-def columns(row: Row) -> dict[str, Any]:
-    """A row as TRL's collators read it: of an example, of a pair."""
-    prompt, responses = list(row.prompt), [list(response) for response in row.responses]
-    if len(responses) == 1:
-        return {"input_ids": prompt + responses[0], "labels": [-100] * len(prompt) + responses[0]}
-    return {"prompt_ids": prompt, "chosen_ids": responses[0], "rejected_ids": responses[1]}
+def references(objective: Objective) -> tuple[str, ...]:
+    """The columns of log-probabilities that all rows are to have."""
+    if isinstance(objective, DPO):
+        return DPO_REFERENCE
+    if isinstance(objective, PolicyGradient):
+        return (OLD,) * objective.clips + (BASE,) * (objective.kl > 0)
+    return ()
+
+
+def columns(row: Row, objective: Objective) -> dict[str, Any]:
+    """A row as the objective's collator reads it."""
+    prompt, (first, *others) = list(row.prompt), map(list, row.responses)
+    if isinstance(objective, DPO):
+        return {"prompt_ids": prompt, "chosen_ids": first, "rejected_ids": others[0]}
+    if isinstance(objective, PolicyGradient):
+        masks = {"prompt_mask": [1] * len(prompt), "completion_mask": [1] * len(first)}
+        return {"prompt_ids": prompt, "completion_ids": first, "advantages": row.weight, **masks}
+    return {"input_ids": prompt + first, "labels": [-100] * len(prompt) + first}

@@ -1,4 +1,4 @@
-"""Training with TRL's ``SFTTrainer`` and ``DPOTrainer``.
+"""Training with TRL's ``SFTTrainer``, ``DPOTrainer`` and ``GRPOTrainer``.
 
 TRL owns the losses and the step. What is overridden is what a reproducible suite decides itself: which rows
 make a step, how moments and schedule carry over, what is written, and that a loss must be finite.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +22,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils import is_flash_attn_2_available
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl.models import prepare_fsdp
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import add_fused_lm_head, pad
 
 from repro import files
 from repro.config import LoRA
 from repro.errors import RunFailed, UserError
-from repro.objectives import DPO, Objective, Optimizer
+from repro.objectives import DPO, Objective, Optimizer, PolicyGradient
 from repro.seeds import stream_seed
-from repro.training import Row, checkpoints, learning_rate_factor
-from repro.training.plan import REFERENCE, Plan
+from repro.training import Row, Trained, checkpoints, learning_rate_factor
+from repro.training.plan import BASE, DPO_REFERENCE, OLD, STARTS, Plan, references
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Output:
 
     tokenizer: Any
     base: Path  # what an adapter adapts
+    reference: Path | None  # the run's base model
     snapshots: Mapping[int, Path]
     states: Path | None
     save_every: int | None
@@ -48,10 +52,11 @@ class Output:
 
 
 class PlannedTrainer(Trainer):
-    """What both of TRL's trainers do otherwise here, in each of the processes."""
+    """What all of TRL's trainers do otherwise here, in each of the processes."""
 
     model: Any
     optimizer: Any
+    _metrics: Any  # TRL's: mode -> name -> a value for each micro-batch
 
     def __init__(
         self, plan: Plan, output: Output, inherit: Path | None, resumed: Path | None, **kwargs: Any
@@ -87,16 +92,60 @@ class PlannedTrainer(Trainer):
         return self.plan.resumed + self.state.global_step
 
     def begin(self) -> None:
-        """What comes before the first step, once model and optimizer are where they will be trained."""
+        """What comes before the first step, once model and optimizer are where they will be trained: the
+        log-probabilities under models that stay as they are, too."""
+        self.model.eval()
+        plan = self.plan
+        if not plan.start:
+            first = next(plan.first_visits())[:STARTS]
+            found = self.scored(self.model_wrapped, first)
+            plan.start = [[sum(values) for values in responses] for _, responses in found]
+        self.refer()
         if self.resumed is not None:
             checkpoints.load_trained(self.model, self.resumed / checkpoints.STATE_WEIGHTS)
         if moments := self.resumed or self.inherit:
             checkpoints.load_moments(moments, self.model, self.optimizer)
 
+    def refer(self) -> None:
+        """Give the plan's rows their columns of :func:`repro.training.plan.references`."""
+
+    def log_probabilities(self, model: Any, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
+        """Of each response of the rows: ``[rows, tokens]``, or ``[rows, 1]`` where only sums are needed."""
+        raise NotImplementedError
+
+    def scored(
+        self, model: Any, rows: list[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], list[list[float]]]]:
+        """The rows with the log-probabilities of their responses, in passes that all processes share."""
+        size, process = self.plan.micro_batch, self.accelerator.process_index
+        together = size * self.plan.processes
+        for start in range(0, len(rows), together):
+            part = rows[start : start + together]
+            own = part[process * size : (process + 1) * size]
+            if together > size:
+                own = own + [self.plan.filler] * (size - len(own))
+            with torch.no_grad(), self.accelerator.autocast():
+                found = self.log_probabilities(model, own)
+            padded = [self.accelerator.pad_across_processes(each, dim=1) for each in found]
+            responses = [self.accelerator.gather(each).tolist() for each in padded]
+            yield from zip(part, map(list, zip(*responses, strict=True)), strict=False)  # filler comes last
+
+    def unvisited(self, model: Any, column: str) -> Iterator[tuple[dict[str, Any], list[list[float]]]]:
+        """:meth:`scored` of the rows that have no such column, others came with the state: those that a step
+        is the first to visit together, so that a longer call computes the same."""
+        for new in self.plan.first_visits():
+            yield from self.scored(model, [row for row in new if column not in row])
+
+    def watch(self, monitor: str, metric: str, share: float) -> None:
+        """Add to a monitor of this step what TRL measured on the micro-batch; ``share`` as the plan's."""
+        part = self._metrics["train"][metric][-1] * share / self.plan.accumulation
+        self.plan.monitors[monitor] = self.plan.monitors.get(monitor, 0.0) + part
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
         if len(self.plan.losses) == self.step:
             self.plan.losses.append(0.0)
+            self.plan.monitors = {}
+        loss = super().training_step(*args, **kwargs)
         self.plan.losses[self.step] += loss.item()
         self._require_finite("loss", self.plan.losses[self.step])
         return loss
@@ -160,8 +209,7 @@ class PlannedTrainer(Trainer):
         optimizer = checkpoints.moments(model, self.optimizer, main)
         if main:
             steps = self.plan.before + self.step
-            facts = {"losses": self.plan.losses, "reference": self.plan.reference()}
-            checkpoints.save_state(folder, self.step, weights, optimizer, steps, facts)
+            checkpoints.save_state(folder, self.step, weights, optimizer, steps, self.plan.facts())
         self.accelerator.wait_for_everyone()
 
 
@@ -182,7 +230,9 @@ class Hooks(TrainerCallback):
 
 
 class PlannedSFT(PlannedTrainer, SFTTrainer):
-    pass
+    def log_probabilities(self, model: Any, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
+        inputs = self._prepare_inputs(DataCollatorForLanguageModeling(self.plan.pad)(rows))
+        return [model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(dim=1, keepdim=True)]
 
 
 class PlannedDPO(PlannedTrainer, DPOTrainer):
@@ -190,43 +240,30 @@ class PlannedDPO(PlannedTrainer, DPOTrainer):
         return dataset  # token ids already
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        return dataset  # see `begin`; TRL goes through a file that outlives the call
+        return dataset  # see `refer`; TRL goes through a file that outlives the call
 
     def begin(self) -> None:
-        """The reference's log-probabilities too, once per distinct pair: it is the model that the call starts
-        from. Those of a step's new pairs are computed together, so that a longer call computes the same."""
         self._shares = iter(self.plan.shares(self.accelerator.process_index))
         self._terms = list(zip(self.loss_types, self.loss_weights, strict=True))
-        self.model.eval()
-        size, process = self.plan.micro_batch, self.accelerator.process_index
-        together = size * self.plan.processes
-        for new in self.plan.first_visits():
-            rows = [row for row in new if REFERENCE[0] not in row]  # others came with the state
-            for start in range(0, len(rows), together):
-                part = rows[start : start + together]
-                own = part[process * size : (process + 1) * size]
-                if together > size:
-                    own += [self.plan.filler] * (size - len(own))
-                sides = [self.accelerator.gather(side).tolist() for side in self._log_probabilities(own)]
-                for row, *both in zip(part, *sides, strict=False):  # filler comes last
-                    row.update(zip(REFERENCE, both, strict=True))
         super().begin()
 
-    def _log_probabilities(self, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
-        """Of the chosen and of the rejected side of each pair."""
-        inputs = self._prepare_inputs(self.data_collator(rows))
-        ids, response = inputs["input_ids"], inputs["completion_mask"]
-        with torch.no_grad(), self.accelerator.autocast():
-            outputs = self.model_wrapped(
-                input_ids=ids,
-                attention_mask=inputs["attention_mask"],
-                labels=ids.masked_fill(response == 0, -100),
-                use_cache=False,
-                fused_lm_head=True,
-            )
-        return outputs.log_probs.sum(dim=1).chunk(2)
+    def refer(self) -> None:
+        for row, sides in self.unvisited(self.model_wrapped, DPO_REFERENCE[0]):
+            row.update(zip(DPO_REFERENCE, (value for (value,) in sides), strict=True))
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def log_probabilities(self, model: Any, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
+        missing = dict.fromkeys(DPO_REFERENCE, 0.0)  # which the collator wants of all rows or of none
+        inputs = self._prepare_inputs(self.data_collator([missing | row for row in rows]))
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100),
+            use_cache=False,
+            fused_lm_head=True,
+        )
+        return outputs.log_probs.sum(dim=1, keepdim=True).chunk(2)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         rows, filler, tokens = next(self._shares)
         # TRL's "sft" is a mean over tokens, of which a micro-batch of nothing but filler has none.
         terms = [
@@ -235,8 +272,101 @@ class PlannedDPO(PlannedTrainer, DPOTrainer):
             if tokens or kind != "sft"
         ]
         self.loss_types, self.loss_weights = map(list, zip(*terms, strict=True))
-        loss = super().compute_loss(*args, **kwargs)
+        seen = []
+
+        def watched(**kwargs: Any) -> Any:
+            seen.append(model(**kwargs))
+            return seen[-1]
+
+        loss = super().compute_loss(watched, inputs, *args, **kwargs)
+        objective: Any = self.plan.objective
+        if objective.nll_normalization == "sequence":  # which TRL does not have
+            chosen = seen[0].log_probs.chunk(2)[0].sum(dim=1)
+            lengths = inputs["completion_mask"].chunk(2)[0].sum(dim=1).clamp(min=1)
+            loss = loss - objective.nll_weight * rows * (chosen / lengths).mean()
+        self.watch("chosen_log_probability", "logps/chosen", rows)
+        self.watch("rejected_log_probability", "logps/rejected", rows)
+        self.watch("chosen_drift", "rewards/chosen", rows / self.beta)
+        self.watch("rejected_drift", "rewards/rejected", rows / self.beta)
+        self.watch("reward_margin", "rewards/margins", rows)
+        self.watch("reward_accuracy", "rewards/accuracies", rows)
         return loss - filler * math.log(2)  # which is the loss of a pair without a margin
+
+
+class PlannedPolicyGradient(PlannedTrainer, GRPOTrainer):
+    """TRL's loss on completions that the call is given; it samples and rewards none itself."""
+
+    objective: Any
+
+    def __init__(self, data_collator: Any, **kwargs: Any) -> None:
+        super().__init__(reward_funcs=_no_reward, **kwargs)
+        self.data_collator = data_collator
+        self.objective = self.plan.objective
+        self.beta = self.objective.kl  # not before: TRL would load a reference of its own
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return Trainer._prepare_inputs(self, inputs)  # and nothing is sampled
+
+    def begin(self) -> None:
+        processes = range(self.plan.processes)
+        self._shares = iter(zip(*map(self.plan.shares, processes), strict=True))
+        super().begin()
+
+    def refer(self) -> None:
+        if self.objective.clips:
+            self._write(self.model_wrapped, OLD)
+        if self.objective.kl and any(BASE not in row for row in self.plan.rows):
+            assert self.output.reference is not None
+            model, _ = checkpoints.load_model(self.output.reference)
+            add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+            if self.is_fsdp_enabled:
+                model = prepare_fsdp(model, self.accelerator)
+            else:
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            self._write(model.eval(), BASE)
+
+    def _write(self, model: Any, name: str) -> None:
+        for row, (values,) in self.unvisited(model, name):
+            row[name] = values[: len(row["completion_ids"])]
+
+    def log_probabilities(self, model: Any, rows: list[dict[str, Any]]) -> Sequence[torch.Tensor]:
+        inputs = self._prepare_inputs(collate(rows, self.plan.pad))
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        width = inputs["completion_ids"].size(1)
+        return [self._get_per_token_logps_and_entropies(model, ids, mask, width)[0]]
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        shares = next(self._shares)
+        rows, _, tokens = shares[self.accelerator.process_index]
+        loss = super().compute_loss(*args, **kwargs)
+        together = sum(tokens for _, _, tokens in shares) / len(shares)
+        self.watch("clipped", "clip_ratio/region_mean", together)
+        if self.objective.kl:
+            self.watch("kl", "kl", together)
+        # Of TRL's normalisations by the micro-batch, what they are by the step's rows or tokens
+        return loss * (tokens if self.objective.normalization == "token" else rows)
+
+
+def _no_reward(**kwargs: Any) -> list[float]:
+    raise NotImplementedError("the weights of examples are their advantages")
+
+
+def collate(rows: list[dict[str, Any]], token: int, columns: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """A batch as ``GRPOTrainer`` makes it: prompts are padded on the left, completions and ``columns`` of a
+    number for each of their tokens on the right."""
+
+    def padded(name: str, value: int, side: str) -> torch.Tensor:
+        return pad([torch.tensor(row[name]) for row in rows], padding_value=value, padding_side=side)
+
+    return {
+        "prompt_ids": padded("prompt_ids", token, "left"),
+        "prompt_mask": padded("prompt_mask", 0, "left"),
+        "completion_ids": padded("completion_ids", token, "right"),
+        "completion_mask": padded("completion_mask", 0, "right"),
+        "advantages": torch.tensor([row["advantages"] for row in rows]),
+        **{name: padded(name, 0, "right") for name in columns},
+    }
 
 
 @dataclass(frozen=True)
@@ -245,8 +375,8 @@ class TRLTrainer:
 
     Fields as in :class:`repro.config.Training`. Weights and moments are always float32; ``bfloat16``
     autocasts the passes. ``micro_batch``, ``gradient_checkpointing``, ``padding_free`` and the number of
-    processes bound memory and leave the result unchanged, up to rounding. In DPO there is no padding-free
-    pass (TRL 1.16 pads pairs) and no dropout of adapters.
+    processes bound memory and leave the result unchanged, up to rounding. Only SFT has padding-free passes
+    (TRL 1.16 pads pairs, and what it weighs) and dropout of adapters.
     """
 
     micro_batch: int | None = None
@@ -271,13 +401,16 @@ class TRLTrainer:
         on_step: Callable[[int, float], None] | None = None,
         states: Path | None = None,
         keep_state: bool = False,
-    ) -> float:
+        base: Path | None = None,
+    ) -> Trained:
         """See :class:`repro.training.Trainer`."""
         snapshots = snapshots or {}
         if not batches or not all(batches) or any(not 1 <= step <= len(batches) for step in snapshots):
             raise ValueError(
                 "a training call needs batches, rows in each of them, and snapshots at its own steps"
             )
+        if isinstance(objective, PolicyGradient) and objective.kl and base is None:
+            raise ValueError("a policy gradient with kl needs the base model")
         before = checkpoints.steps_done(inherit) if inherit else 0
         horizon = horizon or before + len(batches)
         if optimizer.schedule != "constant" and before + len(batches) > horizon:
@@ -286,14 +419,13 @@ class TRLTrainer:
                 f"would go on to step {before + len(batches)}: raise its horizon."
             )
 
-        base = (self.lora and checkpoints.base_of(model_dir)) or model_dir
+        adapted = (self.lora and checkpoints.base_of(model_dir)) or model_dir
         varlen = self.padding_free and self.dtype == "bfloat16" and is_flash_attn_2_available()
-        model, tokenizer = checkpoints.load_model(base, "flash_attention_2" if varlen else None)
-        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        model, tokenizer = checkpoints.load_model(adapted, "flash_attention_2" if varlen else None)
+        filling = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
-        references = bool(objective.references)
         plan = Plan.of(
-            batches, self.micro_batch, processes, pad, optimizer, seed, before, horizon, references
+            batches, self.micro_batch, processes, filling, optimizer, seed, before, horizon, objective
         )
         state, facts = checkpoints.load_state(states)
         if state and processes > 1 and len(facts["losses"]) == len(batches):
@@ -302,7 +434,9 @@ class TRLTrainer:
             plan.resume(**facts)
         parts: dict[str, Any] = {
             "plan": plan,
-            "output": Output(tokenizer, base, snapshots, states, self.save_every, keep_state, on_step),
+            "output": Output(
+                tokenizer, adapted, base, snapshots, states, self.save_every, keep_state, on_step
+            ),
             "inherit": inherit,
             "resumed": state,
             "model": model,
@@ -314,17 +448,25 @@ class TRLTrainer:
         trainer: PlannedTrainer
         if isinstance(objective, DPO):
             trainer = PlannedDPO(
-                args=DPOConfig(**settings, **dpo_settings(objective), precompute_ref_log_probs=True),
-                data_collator=DataCollatorForPreference(pad),
+                args=DPOConfig(
+                    **settings, **dpo_settings(objective), max_length=None, precompute_ref_log_probs=True
+                ),
+                data_collator=DataCollatorForPreference(filling),
+                **parts,
+            )
+        elif isinstance(objective, PolicyGradient):
+            trainer = PlannedPolicyGradient(
+                args=GRPOConfig(**settings, **grpo_settings(objective, plan)),
+                data_collator=partial(collate, token=filling, columns=references(objective)),
                 **parts,
             )
         else:
             trainer = PlannedSFT(
-                args=SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}),
-                data_collator=DataCollatorForLanguageModeling(pad, padding_free=self.padding_free),
+                args=SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+                data_collator=DataCollatorForLanguageModeling(filling, padding_free=self.padding_free),
                 **parts,
             )
-        if base != model_dir:  # the adapter of an earlier call goes on
+        if adapted != model_dir:  # the adapter of an earlier call goes on
             checkpoints.load_trained(
                 trainer.model, model_dir / checkpoints.ADAPTER / checkpoints.ADAPTER_WEIGHTS
             )
@@ -334,7 +476,8 @@ class TRLTrainer:
             trainer.create_optimizer()
             trainer.begin()
         trainer.save(out_dir, moments=True)
-        return sum(plan.losses) / len(plan.losses)
+        start = [(row, tuple(values)) for row, values in zip(plan.distinct, plan.start, strict=False)]
+        return Trained(sum(plan.losses) / len(plan.losses), plan.monitors, start)
 
     def _adapter(self) -> LoraConfig | None:
         if self.lora is None:
@@ -359,7 +502,6 @@ class TRLTrainer:
             "adam_beta1": plan.optimizer.beta1,
             "adam_beta2": plan.optimizer.beta2,
             "max_grad_norm": plan.optimizer.max_grad_norm,
-            "max_length": None,
             "bf16": self.dtype == "bfloat16",
             "gradient_checkpointing": self.gradient_checkpointing,
             "use_cpu": not torch.cuda.is_available(),
@@ -384,6 +526,27 @@ def dpo_settings(objective: DPO) -> dict[str, Any]:
     """
     e = objective.label_smoothing
     kinds, weights = (["sigmoid", "robust"], [2 * (1 - e), -(1 - 2 * e)]) if e else (["sigmoid"], [1.0])
-    if objective.nll_weight:
+    if objective.nll_weight and objective.nll_normalization == "token":
         kinds, weights = [*kinds, "sft"], [*weights, objective.nll_weight]
     return {"beta": objective.beta, "label_smoothing": e, "loss_type": kinds, "loss_weights": weights}
+
+
+def grpo_settings(objective: PolicyGradient, plan: Plan) -> dict[str, Any]:
+    """The objective in TRL's terms. Without clipping TRL's ratio is to the policy itself: it is 1, and its
+    gradient that of the log-probability.
+
+    TRL wants whole groups of generations to sample; as nothing is sampled, any number will do.
+    """
+    kinds = {"sequence": "grpo", "token": "bnpo", "constant": "dr_grpo"}
+    low, high = (objective.clip_low, objective.clip_high) if objective.clips else (math.inf, math.inf)
+    return {
+        "loss_type": kinds[objective.normalization],
+        "max_completion_length": objective.max_tokens,
+        "epsilon": low,
+        "epsilon_high": high,
+        "beta": 0.0,
+        "use_bias_correction_kl": False,  # of the ratio, which GRPO does not have
+        "disable_dropout": True,
+        "num_generations": 2,
+        "generation_batch_size": 2 * plan.micro_batch * plan.processes,
+    }

@@ -1,9 +1,9 @@
 """One of the processes of :class:`repro.training.launch.LaunchedTrainer`, which see.
 
 ``accelerate launch -m repro.training.worker FOLDER`` reads the call from ``FOLDER/job.json``. The first
-process adds a line to ``FOLDER/steps`` after each step and writes the mean loss to ``FOLDER/loss.json``; one
-that cannot go on says why in ``FOLDER/error.json``. All end when their standard input does, which the caller
-holds open: so nothing trains on when it was killed.
+process adds a line to ``FOLDER/steps`` after each step and writes what training reports to
+``FOLDER/trained.json``; one that cannot go on says why in ``FOLDER/error.json``. All end when their standard
+input does, which the caller holds open: so nothing trains on when it was killed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from repro.training import Row, trainer_for
 def main(folder: Path) -> None:
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
     try:
-        loss = _train(files.read_json(folder / "job.json"), folder / "steps")
+        trained = _train(files.read_json(folder / "job.json"), folder / "steps")
     except UserError as error:
         files.write_json(folder / "error.json", {"kind": type(error).__name__, "message": str(error)})
         sys.exit(1)
     if os.environ.get("RANK", "0") == "0":
-        files.write_json(folder / "loss.json", loss)
+        files.write_json(folder / "trained.json", trained)
 
 
 def _end_with_the_caller() -> None:
@@ -38,15 +38,18 @@ def _end_with_the_caller() -> None:
     os._exit(1)
 
 
-def _train(job: dict[str, Any], steps: Path) -> float:
-    rows = [Row(tuple(prompt), tuple(map(tuple, responses))) for prompt, responses in job["rows"]]
+def _train(job: dict[str, Any], steps: Path) -> dict[str, Any]:
+    """What :class:`repro.training.Trained` holds, its rows by their numbers in the job."""
+    rows = [
+        Row(tuple(prompt), tuple(map(tuple, responses)), weight) for prompt, responses, weight in job["rows"]
+    ]
     with open(steps, "a") as file:
 
         def on_step(step: int, loss: float) -> None:
             file.write(f"{step} {loss!r}\n")
             file.flush()
 
-        return trainer_for(Training.model_validate(job["training"])).train(
+        trained = trainer_for(Training.model_validate(job["training"])).train(
             Path(job["model_dir"]),
             [[rows[i] for i in batch] for batch in job["batches"]],
             OBJECTIVES[job["objective"]].model_validate(job["settings"]),
@@ -59,7 +62,10 @@ def _train(job: dict[str, Any], steps: Path) -> float:
             on_step=on_step,
             states=_path(job["states"]),
             keep_state=job["keep_state"],
+            base=_path(job["base"]),
         )
+    start = [[rows.index(row), values] for row, values in trained.start]
+    return {"loss": trained.loss, "monitors": trained.monitors, "start": start}
 
 
 def _path(text: str | None) -> Path | None:
