@@ -209,7 +209,7 @@ def cost_of_scoring(scored: Scored) -> int:
 
 def log_probability(weights: str, ids: Sequence[int]) -> float:
     """Of a response: what any engine with these weights would say."""
-    return -(stream_seed(weights, *ids) % 4096) / 64
+    return -(stream_seed(weights, *ids) % 4096) / 16
 
 
 def write_weights(folder: Path, weights: str, name: str = "weights") -> None:
