@@ -57,7 +57,7 @@ class STaR(Method):
         if self.rationalise and failed:
             hinted = lab.sample(failed, temperature=self.temperature, top_p=self.top_p, hint=True)
             kept += [c for (c,) in hinted if c.correct]
-        lab.log("sampled", visited=len(pool), solved_unhinted=len(pool) - len(failed), kept=len(kept))
+        lab.log("sampled", visited=len(pool), unaided=len(pool) - len(failed), kept=len(kept))
         if not kept:
             return
 

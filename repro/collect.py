@@ -73,6 +73,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             names = {"title": method.title, "paper": method.paper, "role": str(method.role)}
             tables["runs.csv"] += _runs(study, manifest | names)
             tables["ledger.csv"] += _ledger(of, manifest, evaluation, shapes)
+            tables["monitors.csv"] += _monitors(of, manifest)
             tables["visits.csv"] += [{**of, **row} for row in manifest["visits"]]
             tables["machine.csv"] += _machine(of, manifest, evaluation)
             samples.append(_samples(layout.samples(name, seed)))
@@ -214,6 +215,15 @@ def _ledger(
         entries.append(Entry(Account.EVALUATE, row["rounds"], 0, FORWARD_PASSES, shape, tally))
         rows += [{**of, "budget": row["budget"], **_line(entry, shapes)} for entry in entries]
     return rows
+
+
+def _monitors(of: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**of, "budget": row["budget"], "round": round, "spent": spent, "monitor": name, "value": value}
+        for row in manifest["budgets"]
+        for round, spent, values in row["monitors"]
+        for name, value in values.items()
+    ]
 
 
 def _line(entry: Entry, shapes: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -49,13 +49,14 @@ from repro.method import (
     TrainReport,
     Unavailable,
 )
+from repro.monitors import Monitors
 from repro.objectives import SFT, default_objective, steps_of
 from repro.problems import ProblemSet
 from repro.problems.prompts import answer_line
 from repro.records import Verdict
 from repro.rewards import ProcessScorer
-from repro.sampling import Request, Sampler, SamplingParams, prompt_ids
-from repro.schema import Account
+from repro.sampling import Request, Sampler, SamplingParams, checksum, prompt_ids
+from repro.schema import SEEN, Account
 from repro.seeds import generator, stream_seed
 from repro.training import Row, Trainer, encode, newest_state
 from repro.training.batches import batches
@@ -72,6 +73,7 @@ class Cut:
     budget: int
     spent: int
     entries: int  # ledger entries up to here
+    seen: int  # rounds of monitors up to here
     model: Path
     round: int
     steps: int
@@ -138,6 +140,7 @@ class Lab:
         self._name = name
         self._folder = folder
         self._base = base
+        self.monitors = Monitors(problem.id for problem in problems.problems)
         self._set = problems
         self._budgets = list(budgets)
         self._engines = engines
@@ -160,6 +163,7 @@ class Lab:
         self._spent = 0
         self._corpus_rows = 0
         self._encoded: dict[tuple[str, tuple[str, ...]], Row] = {}
+        self._drawn: dict[tuple[str, int], float] = {}  # by the present policy: see `_gap`
         self._prompt_tokens: dict[str, int] = {}
         self._prefixes: dict[bool, int] = {}  # tokens that all prompts begin with; hinted or not
 
@@ -197,6 +201,14 @@ class Lab:
         return generator(self._name, "method", self.round, name)
 
     def log(self, message: str, **values: Any) -> None:
+        if taken := SEEN.keys() & values.keys():
+            raise Misuse(f"the Lab itself records {', '.join(sorted(taken))}: log another name")
+        self.monitors.at(self.round, self._spent)
+        self.monitors.say(values)
+        self._log(message, **values)
+
+    def _log(self, message: str, **values: Any) -> None:
+        """A line that is no monitor: how a call goes on, which a replay does not see."""
         numbers = "  ".join(f"{key} {_short(value)}" for key, value in values.items())
         Log.info("%s  round %d  %s  %s", _tera(self._spent), self.round, message, numbers)
 
@@ -248,15 +260,26 @@ class Lab:
                     self._shape, sum(tallies(value), Tally.zero()), FORWARD_PASSES
                 ),
             )
-            drawn += [
+            found = [
                 [
                     Completion(problem, text, prompt_tokens, tokens, finish, Verdict(verdict), hint)
-                    for text, tokens, finish, verdict in samples
+                    for text, tokens, finish, verdict, *_ in samples
                 ]
                 for (problem, _), (prompt_tokens, samples) in zip(chunk, value, strict=True)
             ]
+            for (problem, request), (_, samples) in zip(chunk, value, strict=True):
+                if request.prompt == self._set.prompts[problem.id]:
+                    self._drawn |= {
+                        (problem.id, ids): log_probability for *_, log_probability, ids in samples
+                    }
+
+            def paid(part: int, found: list[list[Completion]] = found) -> None:
+                if account is Account.SAMPLE and not hint:
+                    self.monitors.sampled(found[part])
+
             parts = [[(FORWARD_PASSES, tally)] for tally in tallies(value)]
-            self._charge(account, self._shape, parts, lambda _: self._model)
+            self._charge(account, self._shape, parts, lambda _: self._model, paid)
+            drawn += found
         answers = iter(drawn)
         return [next(answers) if count else [] for count in counts]
 
@@ -281,13 +304,14 @@ class Lab:
         made = self._journal.made
         value = self._journal.next(kind, arguments, work, machine=self._meter.take, **more)
         if made < self._journal.made and (lost := self.machine[-1]["wasted"]):
-            self.log(f"{_tera(lost)} were lost when the run was killed")
+            self._log(f"{_tera(lost)} were lost when the run was killed")
         return value
 
     def _begin(self) -> None:
         """A metered call begins. Raises BudgetSpent where the top budget is already cut."""
         if len(self.cuts) == len(self._budgets):
             raise BudgetSpent
+        self.monitors.at(self.round, self._spent)
         self._calls += 1
 
     def _seeds(self, problem: Problem, samples: range) -> tuple[int, ...]:
@@ -300,7 +324,8 @@ class Lab:
         account: Account,
         progress: Progress,
     ) -> list[Any]:
-        """Sample and verify: ``[prompt tokens, [[text, tokens, finish, verdict], ...]]`` for each request."""
+        """Sample and verify: ``[prompt tokens, [[text, tokens, finish, verdict, log-probability, checksum of
+        its ids], ...]]`` for each request."""
         with self._engine("sampling"):
             self._close_scorer()
             if self._loaded != self._model:
@@ -315,7 +340,13 @@ class Lab:
         with self._engine("verification"), self._meter.clock("verify"):
             verdicts = iter(self._engines.verifier.verify(texts, answers))
         return [
-            [d.prompt_tokens, [[s.text, s.tokens, s.finish, str(next(verdicts))] for s in d.samples]]
+            [
+                d.prompt_tokens,
+                [
+                    [s.text, s.tokens, s.finish, str(next(verdicts)), round(s.log_probability, 5), s.checksum]
+                    for s in d.samples
+                ],
+            ]
             for d in drawn
         ]
 
@@ -363,7 +394,7 @@ class Lab:
             parts = [[(FORWARD_PASSES, tally)] for tally in _scored(value)]
             self._charge(Account.REWARD, scorer.shape, parts, lambda _: self._model)
             found += [tuple(rewards) for rewards, *_ in value]
-        self.log("scored", completions=len(found), steps=sum(map(len, found)))
+        self._log("scored", completions=len(found), steps=sum(map(len, found)))
         return found
 
     def _score(self, scorer: ProcessScorer, chunk: Sequence[Completion], progress: Progress) -> list[Any]:
@@ -466,23 +497,48 @@ class Lab:
             self._trained = self._model = call.model(len(plan))
             self._chain = before + len(plan)
             self._inherited |= inherit_optimizer
-            for batch in plan:
-                self.visits.update(data[i].problem.id for i in batch)
+            gap = self._gap(data, rows, value.get("start", [])) if call.source == policy else {}
+            self._drawn.clear()
+
+            def paid(step: int) -> None:
+                self.visits.update(data[i].problem.id for i in plan[step])
+                self.monitors.trained(data[i].problem.id for i in plan[step])
+                self.monitors.say(gap)
+
             self._charge(
                 Account.TRAIN,
                 self._trained_shape,
                 parts,
                 lambda step: call.model(step) if step else policy,
+                paid,
                 steps=True,
             )
+            if not truncated or self._plans:  # one that a higher budget goes on with has no mean yet
+                self.monitors.say({**value.get("monitors", {}), "loss": value["loss"]})
             self._open = call if truncated else None
             self._forget()
-            self.log("trained", steps=len(plan), loss=value["loss"])
+            self._log("trained", steps=len(plan), loss=value["loss"])
             report = TrainReport(steps=len(plan), sequences=sum(map(len, plan)), loss=value["loss"])
         if truncated:
             self._close()
             raise BudgetSpent
         return report
+
+    def _gap(
+        self, data: Data, rows: Sequence[Row], start: Sequence[tuple[int, Sequence[float]]]
+    ) -> dict[str, float]:
+        """How far sampler and trainer are apart on what the present policy sampled, in nats per token.
+        ``start``: some of the rows, each with the trainer's log-probabilities of its responses before the
+        first step. A text that was not sampled as it is tokenised for training is left out."""
+        gaps = []
+        for i, sums in start:
+            for response, trainers in zip(rows[i].responses, sums, strict=True):
+                samplers = self._drawn.get((data[i].problem.id, checksum(response)))
+                if samplers is not None:
+                    gaps.append(abs(samplers - trainers) / len(response))
+        if not gaps:
+            return {}
+        return {"log_probability_gap": sum(gaps) / len(gaps), "log_probability_gap_max": max(gaps)}
 
     def _planned(
         self, rows: Sequence[Row], batch_size: int, objective: Objective, steps: int | None
@@ -532,7 +588,7 @@ class Lab:
         def on_step(step: int, loss: float) -> None:
             progress(step)
             if step % each == 0:
-                self.log(f"training, step {step} of {steps}", loss=loss)
+                self._log(f"training, step {step} of {steps}", loss=loss)
 
         with self._engine("training"):
             self._restore(call.source)
@@ -618,12 +674,14 @@ class Lab:
         shape: ModelShape,
         parts: Sequence[Sequence[tuple[int, Tally]]],
         model_after: Callable[[int], Path],
+        paid: Callable[[int], object] = lambda part: None,
         steps: bool = False,
     ) -> None:
         """Charge the parts of one call in order, cutting at each budget that the next part would cross. A
         part is whole or not: tallies with the passes that a model of ``shape`` made over each.
 
-        ``model_after(i)`` is the policy once ``i`` parts are done. Raises BudgetSpent at the top budget.
+        ``model_after(i)`` is the policy once ``i`` parts are done, and ``paid(i)`` is called once part ``i``
+        is charged. Raises BudgetSpent at the top budget.
         """
         pending: dict[int, Tally] = {}
 
@@ -644,12 +702,15 @@ class Lab:
                     pending[passes] = pending.get(passes, Tally.zero()) + tally
             self._spent += cost
             self.steps += steps
+            paid(done)
         book()
 
     def _cut(self, model: Path) -> None:
         budget = self._budgets[len(self.cuts)]
-        self.cuts.append(Cut(budget, self._spent, len(self.ledger), model, self.round, self.steps))
-        self.log(f"budget {_tera(budget)} reached")
+        self.monitors.close(self._spent)
+        seen = len(self.monitors.rounds)
+        self.cuts.append(Cut(budget, self._spent, len(self.ledger), seen, model, self.round, self.steps))
+        self._log(f"budget {_tera(budget)} reached")
 
     def _close(self) -> None:
         """Cut the budgets not reached at what was spent."""
@@ -684,7 +745,7 @@ class Lab:
         if call is None:
             raise UserError(f"checkpoint {model} is missing; delete {self._folder} and run again")
         step = int(model.name.removeprefix("step-"))
-        self.log(f"making the weights after step {step} of an earlier training call again")
+        self._log(f"making the weights after step {step} of an earlier training call again")
         self._train(replace(call, states=None), step, [], False, lambda step: None)
 
     def _forget(self) -> None:

@@ -142,7 +142,11 @@ class Lab(Protocol):
         """A random stream of this run, round and name: the same name gives the same stream."""
 
     def log(self, message: str, **values: Any) -> None:
-        """A line in the run's log; numbers as keywords."""
+        """A line in the run's log; numbers as keywords. They are monitors of the round too, recorded and
+        plotted: of one name the last in a round. Other values go to the log alone.
+
+        Raises :class:`Misuse` for a name that the Lab records itself (:data:`repro.schema.SEEN`).
+        """
 
 
 class SFTStage(Settings):

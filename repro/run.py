@@ -160,9 +160,9 @@ def _own_fault(error: BaseException, method: Method) -> bool:
 
 
 def _rows(lab: Lab, cuts: list[Cut], work: Path) -> list[dict[str, Any]]:
-    """A row for each budget, with the ledger's entries since the one before."""
+    """A row for each budget, with the ledger's entries and the monitors since the one before."""
     rows = []
-    first = 0
+    first = seen = 0
     for cut in cuts:
         inside = [entry for entry in lab.ledger[: cut.entries] if entry.account in INSIDE]
         assert sum(entry.flops for entry in inside) == cut.spent, "the ledger must sum to what was spent"
@@ -176,9 +176,10 @@ def _rows(lab: Lab, cuts: list[Cut], work: Path) -> list[dict[str, Any]]:
                 "checkpoint": str(cut.model.relative_to(work)),
                 "fingerprint": files.fingerprint(cut.model),
                 "ledger": [entry.to_json() for entry in lab.ledger[first : cut.entries]],
+                "monitors": [round.to_json() for round in lab.monitors.rounds[seen : cut.seen]],
             }
         )
-        first = cut.entries
+        first, seen = cut.entries, cut.seen
     return rows
 
 

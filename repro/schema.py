@@ -41,6 +41,33 @@ LEDGER = {
     "method": str, "seed": int, "budget": int, "account": str, "round": int, "call": int, "passes": int,
     "shape": str, **dict.fromkeys(TALLY, int), "flops": int, "papers_flops": int,
 }  # fmt: skip
+# One line for each monitor of a round; `spent` is the run's up to the end of the round, `budget` the first
+# that contains it. A round that a budget cut is there twice: as far as it had got then, and at a later one.
+# So what a run that does not plan looked at, up to a budget, is of each round and monitor the last line of no
+# higher budget.
+MONITORS = {
+    "method": str, "seed": int, "budget": int, "round": int, "spent": int, "monitor": str, "value": float,
+}  # fmt: skip
+# The monitors that the suite itself makes, and their titles; docs/monitors.md defines them.
+SEEN = {
+    "solved": "correct completions (share)",
+    "pass_at_k": "problems solved at least once (share)",
+    "zero_variance": "groups all right or all wrong (share)",
+    "distinct": "distinct correct texts per problem",
+    "completion_tokens": "tokens per completion",
+    "truncated": "truncated completions (share)",
+    "training_frequency": "trainings per problem, mean",
+    "training_frequency_sd": "trainings per problem, SD",
+    "loss": "training loss",
+    "log_probability_gap": "sampler to trainer (nats per token)",
+    "log_probability_gap_max": "sampler to trainer, largest",
+    "chosen_log_probability": "log p(chosen)",
+    "rejected_log_probability": "log p(rejected)",
+    "chosen_drift": "log p(chosen), change",
+    "rejected_drift": "log p(rejected), change",
+    "reward_margin": "implicit reward margin",
+    "reward_accuracy": "implicit reward accuracy",
+}
 VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
 # What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and
 # nothing else in the records does. `flops` are those lost in crashes and done again; joules are blank where
@@ -57,7 +84,13 @@ SAMPLES = (
     "answer", "tokens", "finish", "text_hash",
 )  # fmt: skip
 SAMPLE_KEY = ("method", "seed", "budget", "benchmark", "mode", "problem", "sample")  # no two lines share it
-CSV = {"runs.csv": RUNS, "ledger.csv": LEDGER, "visits.csv": VISITS, "machine.csv": MACHINE}
+CSV = {
+    "runs.csv": RUNS,
+    "ledger.csv": LEDGER,
+    "monitors.csv": MONITORS,
+    "visits.csv": VISITS,
+    "machine.csv": MACHINE,
+}
 FILES = (*CSV, "samples.parquet")  # whose SHA-256 study.json holds
 
 Count = Annotated[int, Field(ge=0)]

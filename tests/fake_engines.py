@@ -22,7 +22,7 @@ from repro.method import Completion, Objective, Optimizer, Problem
 from repro.problems import ProblemSet
 from repro.records import Gold, Verdict
 from repro.rewards import Scored
-from repro.sampling import Request, Sample, Sampled, SamplingParams
+from repro.sampling import Request, Sample, Sampled, SamplingParams, checksum
 from repro.seeds import stream_seed
 from repro.training import Row, Trained, newest_state
 
@@ -35,13 +35,13 @@ JUDGE = ModelShape.from_config(CONFIG | {"num_hidden_layers": 2})
 PLENTY = 10**15
 ADAM = Optimizer(learning_rate=1e-3)
 WORDS = [f"w{i}" for i in range(32)]
+VOCABULARY = {word: i for i, word in enumerate(["<eos>", "<unk>", "(", ")", *WORDS])}
 
 
 def make_base(folder: Path) -> None:
     """A sealed model folder with a tokenizer of whole words."""
     folder.mkdir(parents=True)
-    vocabulary = {word: i for i, word in enumerate(["<eos>", "<unk>", "(", ")", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -111,7 +111,8 @@ class World:
     def complete(self, prompt: str, seed: int) -> Sample:
         number = stream_seed(self.weights, prompt, seed)
         words = [WORDS[number >> 5 * i & 31] for i in range(number % 7 + 1)]
-        return Sample(" ".join(words), len(words) + 1, "stop")
+        ids = [VOCABULARY[word] for word in (*words, "<eos>")]
+        return Sample(" ".join(words), len(ids), "stop", log_probability(self.weights, ids), checksum(ids))
 
     def verify(self, texts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         self.enter()
@@ -207,6 +208,11 @@ def cost_of_scoring(scored: Scored) -> int:
     if not scored.logits:
         return 0
     return flops(JUDGE, sequence_tally([(scored.prompt_tokens, scored.tokens)], scored.logits), 1)
+
+
+def log_probability(weights: str, ids: Sequence[int]) -> float:
+    """Of a response: what any engine with these weights would say."""
+    return -(stream_seed(weights, *ids) % 4096) / 16
 
 
 def write_weights(folder: Path, weights: str, name: str = "weights") -> None:

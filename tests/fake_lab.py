@@ -27,6 +27,7 @@ from repro.method import (
     Verdict,
 )
 from repro.objectives import default_objective
+from repro.schema import SEEN
 from repro.seeds import generator, stream_seed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,6 +235,7 @@ class FakeLab:
 
     def log(self, message: str, **values: Any) -> None:
         assert all(isinstance(value, int | float | str) for value in values.values())
+        assert not SEEN.keys() & values.keys()
         self.record("log", message=message, **values)
 
     def record(self, what: str, **arguments: Any) -> None:

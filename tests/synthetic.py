@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -61,12 +61,13 @@ def write(
     *,
     runs: Iterable[Mapping[str, Any]] = (),
     ledger: Iterable[Mapping[str, Any]] = (),
+    monitors: Iterable[Mapping[str, Any]] = (),
     visits: Iterable[Mapping[str, Any]] = (),
     machine: Iterable[Mapping[str, Any]] = (),
     samples: Iterable[tuple[Any, ...]] | pd.DataFrame = (),
 ) -> Path:
     """Write a records folder from its lines; ``samples`` in the order of the columns."""
-    for (name, columns), lines in zip(CSV.items(), (runs, ledger, visits, machine), strict=True):
+    for (name, columns), lines in zip(CSV.items(), (runs, ledger, monitors, visits, machine), strict=True):
         text = io.StringIO()
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -158,7 +159,7 @@ def write_records(
     problems = len(TIERS) * per_tier
     hard = np.repeat(np.linspace(1.2, -1.5, len(TIERS)), per_tier) + rng.normal(0, 1.0, problems)
     samples: list[tuple[Any, ...]] = []
-    runs, ledger, visits, machine = [], [], [], []
+    runs, ledger, monitors, visits, machine = [], [], [], [], []
     for row in rows:
         for seed in seeds:
             wobble = rng.normal(0, seed_noise) if row.role is not Role.BASE else 0.0
@@ -181,6 +182,7 @@ def write_records(
                 if not ok:
                     continue
                 ledger += [line for line in own if line["budget"] == budget]
+                monitors += _monitors(rng, row, seed, runs[-1])
                 if row.rules:
                     ledger.append(entry(row.method, seed, budget, Account.RULES, 10**6, round=b + 1))
                 logit = hard + wobble + row.gain * (b + 1) / len(budgets)
@@ -209,7 +211,27 @@ def write_records(
                    "samples_per_problem": k, "macro": name == "ladder"} for name in benchmarks
         ],
     )  # fmt: skip
-    return write(folder, facts, runs=runs, ledger=ledger, visits=visits, machine=machine, samples=samples)
+    return write(
+        folder, facts, runs=runs, ledger=ledger, monitors=monitors, visits=visits, machine=machine,
+        samples=samples,
+    )  # fmt: skip
+
+
+def _monitors(
+    rng: np.random.Generator, row: Made, seed: int, run: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Of the round that a budget ended in, and of the one before, which the budget before had cut."""
+    rounds = run["rounds"]
+    for round in range(1 if row.plans else max(1, rounds - 1), rounds + 1):
+        values = {
+            "solved": (1 + row.gain + round) / 10 + rng.normal(0, 0.01),
+            "training_frequency": round / 2, f"own_{row.method}": -float(round),
+        }  # fmt: skip
+        for name, value in values.items():
+            yield {
+                "method": row.method, "seed": seed, "budget": run["budget"], "round": round,
+                "spent": run["spent"] - (rounds - round), "monitor": name, "value": float(f"{value:.6g}"),
+            }  # fmt: skip
 
 
 def _entries(row: Made, seed: int, budget: int, round: int, amount: int) -> list[dict[str, Any]]:

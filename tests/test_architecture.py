@@ -19,7 +19,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 LAYERS = [
     {"errors", "files", "yaml_files", "gpus", "machine", "layout", "seeds", "records", "schema", "flops",
      "benchmarks"},
-    {"objectives", "ledger"},
+    {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
     {"method"},

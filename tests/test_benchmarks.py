@@ -46,7 +46,7 @@ class Right:
         def answer(prompt: str) -> str:
             return f"#### {sum(map(int, re.findall('[0-9]+', prompt)))}"
 
-        return [Sampled(5, (Sample(answer(r.prompt), 3, "stop"),) * len(r.seeds)) for r in requests]
+        return [Sampled(5, (Sample(answer(r.prompt), 3, "stop", -1.0, 0),) * len(r.seeds)) for r in requests]
 
 
 def test_adding_a_benchmark_as_contributing_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ class Scripted:
         ]
 
     def _sample(self, text: str) -> Sample:
-        return Sample(text, len(text.split()) + 1, "length" if text.endswith("...") else "stop")
+        return Sample(text, len(text.split()) + 1, "length" if text.endswith("...") else "stop", -1.0, 0)
 
 
 def row(number: int, answer: str | None = None, **fields: Any) -> dict[str, Any]:

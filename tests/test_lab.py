@@ -104,6 +104,7 @@ def play(lab: Lab, script: Sequence[Call]) -> list[Any]:
     try:
         for kind, *call in script:
             lab.round += 1
+            lab.log("begun", pool=len(pool), kind=kind)
             if kind == "sample":
                 asked, hint, search = call
                 lab._engines.sampler.fresh = True  # type: ignore[attr-defined]
@@ -131,8 +132,12 @@ def play(lab: Lab, script: Sequence[Call]) -> list[Any]:
 
 def cut_facts(lab: Lab) -> list[tuple[Any, ...]]:
     return [
-        (c.budget, c.spent, c.entries, c.round, c.steps, (c.model / "weights").read_text()) for c in lab.cuts
-    ]
+        (
+            c.budget, c.spent, c.entries, c.round, c.steps, (c.model / "weights").read_text(),
+            lab.monitors.rounds[: c.seen],
+        )
+        for c in lab.cuts
+    ]  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)

@@ -152,6 +152,22 @@ def said(**changes: object) -> Callable[[Path], None]:
         (put("ledger.csv", 3, "shape", "other"), "ledger.csv, line 3: column 'shape' holds 'other'"),
         (put("ledger.csv", 3, "method", "who"), "ledger.csv, line 3: column 'method' holds 'who'"),
         (put("ledger.csv", 3, "budget", 7), "ledger.csv, line 3: column 'budget' holds '7'"),
+        (
+            put("monitors.csv", 3, "value", "nan"),
+            "monitors.csv, line 3: column 'value' holds 'nan', which is no",
+        ),
+        (
+            put("monitors.csv", 3, "value", ""),
+            "monitors.csv, line 3: column 'value' holds '', which is no numb",
+        ),
+        (
+            put("monitors.csv", 3, "spent", -1),
+            "monitors.csv, line 3: column 'spent' holds '-1', which is no co",
+        ),
+        (put("monitors.csv", 3, "budget", 7), "monitors.csv, line 3: column 'budget' holds '7'"),
+        (put("monitors.csv", 3, "method", "who"), "monitors.csv, line 3: column 'method' holds 'who'"),
+        (put("monitors.csv", 3, "monitor", "a b"), "monitors.csv, line 3: column 'monitor' holds 'a b'"),
+        (edit("monitors.csv", lambda f: pd.concat([f, f[:1]])), r"monitors.csv, line \d+ repeats line 2"),
         (put("machine.csv", 2, "account", "lunch"), "machine.csv, line 2: column 'account' holds 'lunch'"),
         (edit("samples.parquet", lambda f: f.drop(columns="verdict")), "lacks the column 'verdict'"),
         (edit("samples.parquet", lambda f: f.assign(benchmark="amc")), "'benchmark' holds 'amc'"),
@@ -222,6 +238,29 @@ def test_spend_at_a_budget_is_the_sum_of_the_lines_up_to_it(small: Path) -> None
     assert rules == list(BUDGETS[:3])
 
 
+def test_what_a_run_looked_at_up_to_a_budget_is_the_last_line_of_each_round(small: Path) -> None:
+    """A round that a budget cut is there again at the next; a method that plans has rounds of its own."""
+    study = load(small)
+    lines = {(one["method"], one["budget"], one["round"]): one["value"] for one in study.monitors
+             if one["seed"] == 0 and one["monitor"] == "solved"}  # fmt: skip
+    at = {
+        (method, budget): {
+            round: line["value"] for round, line in study.monitored(method, 0, budget)["solved"].items()
+        }
+        for method in ("good", "planned") for budget in BUDGETS[:3]
+    }  # fmt: skip
+    one, two, three = BUDGETS[:3]
+    assert lines["good", one, 1] != lines["good", two, 1]
+    assert at["good", one] == {1: lines["good", one, 1]}
+    assert at["good", two] == {1: lines["good", two, 1], 2: lines["good", two, 2]}
+    assert at["good", three] == {
+        1: lines["good", two, 1], 2: lines["good", three, 2], 3: lines["good", three, 3]
+    }  # fmt: skip
+    assert at["planned", two] == {round: lines["planned", two, round] for round in (1, 2)}
+    assert {line["value"] for line in study.monitored("good", 1, three)["own_good"].values()} == {-1, -2, -3}
+    assert study.monitored("base", 0, three) == {}
+
+
 def test_valid_records_are_verified(small: Path) -> None:
     found = recount(small)
     assert found.differences == []
@@ -252,6 +291,8 @@ def test_valid_records_are_verified(small: Path) -> None:
         (edit("ledger.csv", lambda f: f[f.account != "evaluate"]), "charges 0 of 0 to `evaluate`"),
         (edit("samples.parquet", lambda f: f.assign(tokens=f.tokens + 1)), "line 2: samples.parquet has"),
         (edit("ledger.csv", lambda f: f[::-1]), r"line \d+: budget is 4000000000, after 8000000000"),
+        (put("monitors.csv", 3, "spent", 9 * 10**9), "monitors.csv, line 3: spent is 9000000000, and the"),
+        (put("monitors.csv", 3, "round", 99), "monitors.csv, line 3: round is 99, and the run ended at 1"),
         (put("visits.csv", 2, "problems", 999), "visits.csv, line 2: more problems than the pool has"),
     ],
 )  # fmt: skip

@@ -217,7 +217,7 @@ class World:
 
     def sample(self, requests: Sequence[Any], params: Any, progress: Any = None) -> list[Sampled]:
         def words(seed: int) -> Sample:
-            return Sample(" ".join(f"w{seed >> 5 * i & 31}" for i in range(4)), 5, "stop")
+            return Sample(" ".join(f"w{seed >> 5 * i & 31}" for i in range(4)), 5, "stop", -1.0, 0)
 
         return [Sampled(30, tuple(map(words, request.seeds))) for request in requests]
 

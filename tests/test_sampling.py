@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 
 from repro.config import Sampling
 from repro.errors import UserError
-from repro.sampling import Request, Sampled, SamplingParams, fingerprint, sampler_for, vllm
+from repro.sampling import Request, Sampled, SamplingParams, checksum, fingerprint, sampler_for, vllm
 from repro.sampling.transformers import TransformersSampler, draw, uniforms
 from repro.sampling.vllm import VLLMSampler
 
@@ -189,6 +189,41 @@ def test_draw_never_returns_an_impossible_token() -> None:
     assert draw(logits, uniform, SamplingParams()).tolist() == [1, 3, 3]
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_tokens=12),
+        SamplingParams(max_tokens=12, stop=("w9 w", "w7")),
+        SamplingParams(temperature=0.5, top_p=0.8, top_k=9, max_tokens=12),
+        SamplingParams(temperature=0, max_tokens=12),
+    ],
+)
+def test_log_probabilities_are_the_policys_own(sampler: TransformersSampler, params: SamplingParams) -> None:
+    """Whatever the tokens were drawn with, and up to the last of them: in batches and one by one."""
+    requests = [Request(p, tuple(range(9 * i, 9 * i + 9))) for i, p in enumerate(PROMPTS)]
+    results = sampler.sample(requests, params)
+    whole = 0
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        before = sampler.tokenizer(prompt)["input_ids"]
+        for sample in result.samples:
+            ids = sampler.tokenizer(sample.text)["input_ids"] + [2] * (sample.finish == "stop")
+            if checksum(ids) != sample.checksum:
+                continue  # a text that stopped it was cut off, or a token without a text is in it
+            whole += 1
+            assert len(ids) == sample.tokens
+            with torch.inference_mode():
+                logits = sampler.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+            expected = logits.double().log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).sum().item()
+            assert sample.log_probability == pytest.approx(expected, rel=1e-5)
+    assert whole > 10
+    assert [sample.log_probability for result in sampler.sample(requests, params) for sample in result.samples
+            ] == [sample.log_probability for result in results for sample in result.samples]  # fmt: skip
+
+
+def test_a_checksum_is_of_ids_and_their_order() -> None:
+    assert len({checksum(ids) for ids in ([], [1], [1, 2], [2, 1], [1, 2, 0], [257], [1, 150_000])}) == 7
+
+
 def test_folder_without_a_model_is_a_user_error(tmp_path: Path) -> None:
     sampler = TransformersSampler()
     with pytest.raises(UserError, match="nowhere"):
@@ -246,7 +281,7 @@ for line in sys.stdin:
                 left -= 1
                 tokens = [3 + (seed + weights + len(ids)) % 7] * (1 + seed % 5)
                 ends = seed % 3 > 0
-                reply(completion=[row, tokens + [2] * ends, ends])
+                reply(completion=[row, tokens + [2] * ends, ends, -seed / 8])
     elif command == "log_probs":
         reply(log_probs=[[-float(weights)] * (len(ids) - 1) for ids in value])
     elif command == "sleep":
@@ -303,6 +338,7 @@ def test_answers_are_in_the_order_of_requests_and_seeds(model: Path) -> None:
     assert [sample.finish for sample in result[7].samples] == ["stop", "stop", "length"]  # seeds 70, 71, 72
     assert [sample.tokens for sample in result[7].samples] == [2, 3, 3]  # the end is a token, and no text
     assert [sample.text for sample in result[7].samples] == ["w3", "w4 w4", "w5 w5 w5"]
+    assert [sample.log_probability for sample in result[7].samples] == [-70 / 8, -71 / 8, -9.0]
 
 
 @pytest.mark.parametrize("engines", [2, 5, 20])

@@ -41,7 +41,7 @@ from repro.reporting.tables import all_tables, leaderboard, overview, tiers
 
 TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "stranded", "quality", "use", "machine")
 Line = dict[str, object]
-FIGURES = ("accuracy", "differences", "spend", "frequency")
+FIGURES = ("accuracy", "differences", "spend", "frequency", "monitors", "logged")
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +140,7 @@ def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
     assert found == per_benchmark | {f"{name}.md" for name in TABLES} - {"tiers.md"}
     figures = {path.name for path in (tmp_path / "out" / "figures").glob("*.png")}
     assert figures == {f"{kind}_{name}.png" for kind in ("accuracy", "differences") for name in names} | {
-        "spend.png", "frequency.png"
+        "spend.png", "frequency.png", "monitors.png", "logged.png"
     }  # fmt: skip
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "out" / "tables").glob("*.csv")}
     overview = tables["leaderboard"].set_index("method")
@@ -154,7 +154,7 @@ def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     checker = _Checker()
     checker.feed(page)
-    assert checker.open == [] and len(checker.images) == 6
+    assert checker.open == [] and len(checker.images) == 8
     assert all(f'<table id="{name}">' in page for name in tables)
 
 

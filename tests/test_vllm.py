@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from repro.errors import UserError
-from repro.sampling import Request, Sampled, SamplingParams
+from repro.sampling import Request, Sampled, SamplingParams, checksum
 from repro.sampling.transformers import TransformersSampler
 from repro.sampling.vllm import VLLMSampler
 
@@ -143,6 +143,29 @@ def test_a_call_repeats_and_neighbours_do_not_matter(sampler: VLLMSampler) -> No
     )
     wide = [Request("3", (seed,)) for seed in (0, 2**32, 2**63 - 1, 2**64 - 1)]  # any 64-bit seed will do
     assert all(sampled.samples[0].tokens for sampled in sampler.sample(wide, params))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_log_probabilities_are_those_of_transformers(
+    sampler: VLLMSampler, reference: TransformersSampler, temperature: float
+) -> None:
+    """Of the policy as it is, whatever the tokens were drawn with."""
+    params = SamplingParams(temperature=temperature, top_p=0.9, top_k=40, max_tokens=3)
+    found = sampler.sample([Request(request.prompt, tuple(range(30))) for request in MIXED], params)
+    seen: set[int] = set()
+    for request, sampled in zip(MIXED, found, strict=True):
+        for sample in sampled.samples:
+            before, text = (reference.tokenizer(t)["input_ids"] for t in (request.prompt, sample.text))
+            ends = [[]] if sample.finish == "length" else [[end] for end in ENDS]
+            ids = next((text + end for end in ends if checksum(text + end) == sample.checksum), None)
+            if ids is None:  # bytes that are no UTF-8
+                continue
+            seen.add(sample.checksum)
+            with torch.inference_mode():
+                logits = reference.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).sum().item()
+            assert sample.log_probability == pytest.approx(expected, rel=1e-4)
+    assert len(seen) > 20
 
 
 def test_a_text_that_stops_a_completion_is_cut_off_and_paid_for(sampler: VLLMSampler) -> None:

@@ -1,13 +1,15 @@
 """The figures of a study, as PNG and SVG that are the same bytes on every build.
 
-Methods are solid and coloured (Okabe-Ito, safe for colour-blind readers), ablations thinner, controls grey
-and dashed. Colours follow the order of the study's rows, so a row keeps its colour in every figure.
+Methods are coloured (Okabe-Ito first, safe for colour-blind readers), ablations thinner, controls grey and
+dashed. Colours follow the order of the study's rows, methods first, so a row keeps its colour in every
+figure; when they are used up they begin again with other dashes, so that no two rows look alike.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import ceil
 from textwrap import fill
 from typing import Any
 
@@ -15,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from repro.records import Role
@@ -24,12 +27,13 @@ from repro.reporting.results import Row, X
 from repro.reporting.statistics import ALPHA
 from repro.reporting.table import MINUS, flop_unit, flops
 from repro.reporting.tables import stem, tier_title
-from repro.schema import INSIDE
+from repro.schema import INSIDE, SEEN
 
 _COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
     "#882255", "#332288", "#8C564B", "#999933", "#44AA99", "#AA4499",
 )  # fmt: skip
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "h")
 _GREYS = {
     Role.CONTINUED: ("#444444", (0, (5, 2))),
@@ -37,6 +41,7 @@ _GREYS = {
     Role.UPPER: ("#444444", (0, (1, 1.5))),
     Role.BASE: ("#777777", (0, (8, 3))),
 }
+_ACROSS = 3  # panels of small multiples
 _ACCOUNTS = {"train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7"}
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "repro", "svg.fonttype": "path", "text.parse_math": False,
@@ -60,6 +65,14 @@ def all_figures(analyses: Sequence[Analysis]) -> dict[str, tuple[bytes, bytes]]:
             for analysis in analyses
         }
         figures |= {"spend": spend(analyses[0]), "frequency": frequency(analyses[0])}
+        looked_at = dict.fromkeys(line["monitor"] for line in analyses[0].study.monitors)
+        shared = [name for name in SEEN if name in looked_at]
+        own = [name for name in looked_at if name not in SEEN]
+        figures |= {
+            stem: monitors(analyses[0], names)
+            for stem, names in (("monitors", shared), ("logged", own))
+            if names
+        }
         return {name: _render(figure) for name, figure in figures.items()}
 
 
@@ -75,7 +88,7 @@ def accuracy(analysis: Analysis) -> Figure:
     """Score against spent FLOPs, with 95 % bands; the base model is the line across."""
     study = analysis.study
     unit, name = flop_unit(study.top)
-    figure, axes = _canvas(9.0, 5.2)
+    figure, axes = _canvas(9.0, max(5.2, 1.0 + 0.19 * len(study.rows)))
     labels: list[tuple[float, float, str, str]] = []
     for row in study.rows:
         points = []
@@ -217,7 +230,55 @@ def frequency(analysis: Analysis) -> Figure:
     return figure
 
 
+def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
+    """A panel for each of some monitors over spent FLOPs, up to the top budget: the mean over seeds of every
+    row that has it, and each seed."""
+    study = analysis.study
+    unit, name = flop_unit(study.top)
+    rows = [row for row in study.rows if not study.incomplete(row.method, study.top)]
+    seen = {
+        row.method: [study.monitored(row.method, seed, study.top) for seed in study.seeds] for row in rows
+    }
+    rows = [row for row in rows if any(name in run for run in seen[row.method] for name in names)]
+    down = ceil(len(names) / _ACROSS)
+    legend = 0.2 * ceil(len(rows) / _ACROSS)
+    figure = Figure(figsize=(10.0, 0.6 + 1.9 * down + legend), layout="constrained")
+    panels = figure.subplots(down, _ACROSS, squeeze=False).ravel()
+    for axes, monitor in zip(panels, names, strict=False):
+        for row in rows[::-1]:  # methods above controls
+            runs = [run[monitor] for run in seen[row.method] if monitor in run]
+            each = [{n: (line["spent"] / unit, line["value"]) for n, line in run.items()} for run in runs]
+            look = _look(analysis, row)
+            if len(runs) > 1:
+                for run in each:
+                    axes.plot(*_thinned(run.values()), color=look["color"], lw=0.5, alpha=0.35)
+            both = [n for n in (each[0] if each else {}) if all(n in run for run in each)]
+            if len(runs) == len(study.seeds) and both:
+                mean = _thinned(np.mean([[run[n] for run in each] for n in both], axis=1))
+                axes.plot(*mean, **look | {"lw": 0.7 * look["lw"], "ms": 0.5 * look["ms"]})
+        values = [value for line in axes.lines for value in line.get_ydata()]
+        if values and 0 < 1000 * min(values) < max(values):
+            axes.set_yscale("log")
+        axes.set_xlim(-0.02 * study.top / unit, 1.02 * study.top / unit)
+        axes.set_title(SEEN.get(monitor, monitor), fontsize=9)
+        axes.tick_params(labelsize=8)
+    for axes in panels[len(names) :]:
+        axes.remove()
+    handles = [Line2D([], [], label=row.title, **_look(analysis, row)) for row in rows]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=_ACROSS, fontsize=8.5, handlelength=3)
+    thin = "  Thin: single seeds." * (len(study.seeds) > 1)
+    _name_missing(figure, analysis, f"Across: spent FLOPs ({name}), up to {flops(study.top)}.{thin}")
+    return figure
+
+
 # --------------------------------------------------------------------------------------------- helpers
+
+
+def _thinned(points: Iterable[Any]) -> Any:
+    """The coordinates of at most some 200 points, the last among them: more cannot be told apart."""
+    found = np.array(list(points))
+    return found[:: -ceil(len(found) / 200)][::-1].T
 
 
 def _canvas(width: float, height: float, panels: int = 0) -> tuple[Figure, Any]:
@@ -229,12 +290,15 @@ def _canvas(width: float, height: float, panels: int = 0) -> tuple[Figure, Any]:
 
 def _look(analysis: Analysis, row: Row) -> dict[str, Any]:
     if row.role in _GREYS:
-        colour, dashes = _GREYS[row.role]
-        return {"color": colour, "ls": dashes, "lw": 1.5, "marker": "o", "ms": 3.5}
+        grey, dashes = _GREYS[row.role]
+        alike = [r.method for r in analysis.study.rows if r.role is row.role].index(row.method)
+        marker = _MARKERS[alike % len(_MARKERS)]
+        return {"color": grey, "ls": dashes, "lw": 1.5, "marker": marker, "ms": 3.5}
     at = [r.method for r in analysis.study.rows if r.role not in _GREYS].index(row.method)
     main = row.role is Role.METHOD
-    return {"color": _COLOURS[at % len(_COLOURS)], "marker": _MARKERS[at % len(_MARKERS)],
-            "ls": "-" if main else (0, (6, 1)), "lw": 2.0 if main else 1.2,
+    turn, colour = divmod(at, len(_COLOURS))
+    return {"color": _COLOURS[colour], "marker": _MARKERS[at % len(_MARKERS)],
+            "ls": _DASHES[turn % len(_DASHES)], "lw": 2.0 if main else 1.2,
             "ms": 5.5 if main else 4.0}  # fmt: skip
 
 
@@ -243,7 +307,8 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> 
     if not labels:
         return
     low, high = axes.get_ylim()
-    gap = (high - low) * 0.042
+    height = axes.get_figure(root=True).get_figheight()  # type: ignore[union-attr]
+    gap = (high - low) * 0.22 / height  # inches, more than a line of text has
     ordered = sorted(labels, key=lambda label: (label[1], label[2]))
     at = np.array([y for _, y, _, _ in ordered])
     for _ in range(500):

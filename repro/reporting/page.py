@@ -22,6 +22,8 @@ _CAPTIONS = {
     "differences": "Paired differences at the top budget, with 95 % intervals.",
     "spend": "Spent FLOPs by account at the top budget.",
     "frequency": "What was trained on, by difficulty tier.",
+    "monitors": "What can be seen of every method, round by round.",
+    "logged": "What the methods say of themselves, each under the names it logs.",
 }
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -100,6 +102,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         """All of that kind: of each benchmark, where there are several."""
         return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
 
+    looked_at = take(pictures, "monitors") + take(pictures, "logged")
     title = html.escape(study.title)
     banner = f'<p class="banner" role="note">{html.escape(caveat(study))}</p>\n' if study.preliminary else ""
     return (
@@ -116,6 +119,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         + "<h2>Details</h2>\n"
         f"{take(shown, 'tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
         f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"
+        + (f"<h2>What the methods looked at</h2>\n{looked_at}" if looked_at else "")
         + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")
         + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts.command)}</pre>\n</body>\n</html>\n"
     )

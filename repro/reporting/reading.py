@@ -62,10 +62,12 @@ def changed(records: Path, facts: Facts) -> list[str]:
 
 
 def read_table(
-    path: Path, columns: Mapping[str, type], key: Sequence[str] = (), unknown: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+    path: Path, columns: Mapping[str, type], key: Sequence[str] = (), unknown: Sequence[str] = (),
+    signed: Sequence[str] = (),
+) -> list[dict[str, Any]]:  # fmt: skip
     """The lines of a CSV file as built-ins, each with the number of its ``line``; integers are exact at any
-    size. No two lines may share the values of ``key``; a blank is None in the columns ``unknown``.
+    size. No two lines may share the values of ``key``; a blank is None in the columns ``unknown``; only in
+    the columns ``signed`` a number may be below 0.
 
     Raises UserError naming the file, and the line and column where there is one.
     """
@@ -87,9 +89,10 @@ def read_table(
             row: dict[str, Any] = {"line": line}
             for (name, kind), text in zip(columns.items(), fields, strict=True):
                 blank = not text and name in unknown
-                row[name] = value = None if blank else _value(text, kind)
+                row[name] = value = None if blank else _value(text, kind, name in signed)
                 if value is None and not blank:
-                    raise UserError(f"{where}: column '{name}' holds '{text}', which is no count; {_MEND}")
+                    due = "number" if name in signed else "count"
+                    raise UserError(f"{where}: column '{name}' holds '{text}', which is no {due}; {_MEND}")
             values = tuple(row[name] for name in key)
             if key and values in seen:
                 same = ", ".join(f"{name} {row[name]}" for name in key)
@@ -151,11 +154,12 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 text; {_MEND}") from None
 
 
-def _value(text: str, kind: type) -> Any:
-    """A text as it is, or the number it says; None where it says none, or one below 0."""
+def _value(text: str, kind: type, signed: bool) -> Any:
+    """A text as it is, or the number it says; None where it says none, or, unless ``signed``, one below 0."""
     if kind is str:
         return text
     number = r"[0-9]+" if kind is int else r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
+    number = f"-?{number}" if signed else number
     try:
         return kind(text) if re.fullmatch(number, text) and isfinite(float(text)) else None
     except (ValueError, OverflowError):  # thousands of digits

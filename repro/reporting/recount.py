@@ -73,6 +73,7 @@ def recount(records: Path) -> Recount:
     for run in study.runs:
         key = run["method"], run["seed"], run["budget"]
         found.differences += _of_run(records / "runs.csv", study, run, sampled.get(key, (0, 0)))
+    found.differences += _beyond(records / "monitors.csv", study)
     for line in study.visits:
         if line["problems"] > min(line["trained"], line["pool"]):
             where = f"{records / 'visits.csv'}, line {line['line']}"
@@ -123,6 +124,20 @@ def _impossible(study: Study, run: Line, inside: list[Line]) -> Iterator[str]:
             for name in ("spent", "papers_flops", "rounds", "steps"):
                 if before[name] > run[name]:
                     yield f"{name} is {run[name]}, less than at the budget of {before['budget']}"
+
+
+def _beyond(path: Path, study: Study) -> Iterator[str]:
+    """The lines of monitors that a run cannot have made by their budget."""
+    ended = {
+        (run["method"], run["seed"], run["budget"]): {"spent": run["spent"], "round": run["rounds"]}
+        for run in study.runs
+        if run["status"] == "ok"
+    }
+    for line in study.monitors:
+        end = ended.get((line["method"], line["seed"], line["budget"]), {"spent": 0, "round": 0})
+        for name, most in end.items():
+            if line[name] > most:
+                yield f"{path}, line {line['line']}: {name} is {line[name]}, and the run ended at {most}"
 
 
 def _out_of_order(path: Path, study: Study) -> Iterator[str]:

@@ -20,6 +20,7 @@ from repro.schema import (
     LEDGER,
     MACHINE,
     MACHINE_ACCOUNTS,
+    MONITORS,
     RUNS,
     UNKNOWN,
     VISITS,
@@ -91,6 +92,7 @@ class Study:
     rows: tuple[Row, ...]
     runs: list[Line]  # of runs.csv, and so on
     ledger: list[Line]
+    monitors: list[Line]
     visits: list[Line]
     machine: list[Line]
     benchmarks: tuple[Benchmark, ...]
@@ -117,6 +119,10 @@ class Study:
         return _by_run(self.ledger)
 
     @cached_property
+    def _monitored(self) -> dict[tuple[str, int], list[Line]]:
+        return _by_run(self.monitors)
+
+    @cached_property
     def _clocked(self) -> dict[tuple[str, int], list[Line]]:
         return _by_run(self.machine)
 
@@ -133,6 +139,14 @@ class Study:
         """The lines of machine.csv of a run up to a budget, likewise."""
         return self._up_to(self._clocked, method, seed, budget)
 
+    def monitored(self, method: str, seed: int, budget: int) -> dict[str, dict[int, Line]]:
+        """The lines of monitors.csv by monitor and round, as they were for a run when it reached a budget."""
+        found: dict[str, dict[int, Line]] = {}
+        lines = self._up_to(self._monitored, method, seed, budget)
+        for line in sorted(lines, key=lambda line: (line["round"], line["budget"])):
+            found.setdefault(line["monitor"], {})[line["round"]] = line
+        return found
+
     def _up_to(
         self, lines: Mapping[tuple[str, int], list[Line]], method: str, seed: int, budget: int
     ) -> list[Line]:
@@ -141,7 +155,7 @@ class Study:
             line
             for line in lines.get((method, seed), [])
             if line["budget"] == budget
-            or (line["budget"] < budget and not plans and line["account"] != Account.EVALUATE)
+            or (line["budget"] < budget and not plans and line.get("account") != Account.EVALUATE)
         ]
 
     @property
@@ -202,6 +216,17 @@ def assemble(records: Path, facts: Facts) -> Study:
     own = [line for line in ledger if line["account"] != Account.WARM_START]
     _known(path, own, {"method": methods, "seed": seeds, "budget": budgets})
 
+    path = records / "monitors.csv"
+    monitors = read_table(path, MONITORS, ("method", "seed", "budget", "round", "monitor"), signed=("value",))
+    _known(path, monitors, {"method": methods, "seed": seeds, "budget": budgets})
+    for line in monitors:
+        if not line["monitor"].isidentifier():
+            named = one_line(line["monitor"])
+            raise UserError(
+                f"{path}, line {line['line']}: column 'monitor' holds '{named}', which is no name; collect "
+                "the records again."
+            )
+
     path = records / "visits.csv"
     visits = read_table(path, VISITS, ("method", "seed", "tier"))
     _known(path, visits, {"method": methods, "seed": seeds})
@@ -213,7 +238,7 @@ def assemble(records: Path, facts: Facts) -> Study:
 
     benchmarks = _benchmarks(records / "samples.parquet", facts.benchmarks, methods, seeds, budgets)
     title = one_line(facts.title)
-    study = Study(facts, title, budgets, seeds, rows, runs, ledger, visits, machine, benchmarks)
+    study = Study(facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, machine, benchmarks)
     for benchmark in benchmarks:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from zlib import crc32
+
+import numpy as np
 
 from repro.config import Sampling
 from repro.errors import UserError
@@ -37,11 +40,18 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One completion. When ``finish == "stop"``, ``tokens`` includes the end-of-text token, or the text that
-    stopped it, and ``text`` does not. ``finish == "length"`` is a truncated completion."""
+    stopped it, and ``text`` does not. ``finish == "length"`` is a truncated completion.
+
+    ``log_probability`` is the sum over these tokens of their natural log-probabilities under the policy as it
+    is: at temperature 1 and without filters, whatever they were drawn with. It rounds as the batch does.
+    ``checksum`` is that of their ids.
+    """
 
     text: str
     tokens: int
     finish: Literal["stop", "length"]
+    log_probability: float = field(compare=False)
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +117,22 @@ def end_ids(tokenizer: Any, generation_config: Any, model_dir: Path) -> list[int
     return list(ends) if isinstance(ends, list) else [ends]
 
 
+def checksum(ids: Sequence[int]) -> int:
+    """Of token ids, to tell whether a text was sampled as it is tokenised."""
+    return crc32(np.asarray(ids, "<i4").tobytes())
+
+
 def decode(
-    tokenizer: Any, rows: Sequence[tuple[list[int], bool]], stop: tuple[str, ...] = ()
+    tokenizer: Any, rows: Sequence[tuple[list[int], bool, float]], stop: tuple[str, ...] = ()
 ) -> list[Sample]:
-    """Samples of rows ``(token ids, whether the last of them ended the completion)``, cut before the first
-    of the texts ``stop``."""
-    texts = tokenizer.batch_decode([ids[:-1] if end else ids for ids, end in rows], skip_special_tokens=True)
+    """Samples of rows ``(token ids, whether the last of them ended the completion, log-probability)``, cut
+    before the first of the texts ``stop``."""
+    texts = tokenizer.batch_decode(
+        [ids[:-1] if end else ids for ids, end, _ in rows], skip_special_tokens=True
+    )
     samples = []
-    for text, (ids, end) in zip(texts, rows, strict=True):
+    for text, (ids, end, log_probability) in zip(texts, rows, strict=True):
         cut = min((at for at in map(text.find, stop) if at >= 0), default=None)
-        samples.append(Sample(text[:cut], len(ids), "length" if cut is None and not end else "stop"))
+        finish: Literal["stop", "length"] = "length" if cut is None and not end else "stop"
+        samples.append(Sample(text[:cut], len(ids), finish, log_probability, checksum(ids)))
     return samples

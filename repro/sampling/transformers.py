@@ -114,6 +114,7 @@ class TransformersSampler:
         position = position[owner, -1:]
 
         tokens = torch.zeros(len(seeds), params.max_tokens, dtype=torch.long, device=self.device)
+        log_probability = torch.zeros(len(seeds), dtype=torch.double, device=self.device)
         length = torch.full((len(seeds),), params.max_tokens, device=self.device)
         stopped = torch.zeros(len(seeds), dtype=torch.bool, device=self.device)
         by_token = stopped.clone()
@@ -121,6 +122,7 @@ class TransformersSampler:
         for step in range(params.max_tokens):
             drawn = draw(logits, uniform[step, alive], params)
             tokens[alive, step] = drawn
+            log_probability[alive] += torch.where(stopped[alive], 0.0, log_probabilities(logits, drawn))
             ended = torch.isin(drawn, self.ends) & ~stopped[alive]
             by_token[alive[ended]] = True
             if params.stop:
@@ -137,7 +139,8 @@ class TransformersSampler:
             logits = self._forward(drawn[:, None], mask[:, : width + step + 1], position, cache)
 
         kept = [row[:n] for row, n in zip(tokens.tolist(), length.tolist(), strict=True)]
-        return decode(self.tokenizer, list(zip(kept, by_token.tolist(), strict=True)), params.stop)
+        done = zip(kept, by_token.tolist(), log_probability.tolist(), strict=True)
+        return decode(self.tokenizer, list(done), params.stop)
 
     def _holds(self, stop: tuple[str, ...], tokens: torch.Tensor) -> torch.Tensor:
         """Whether the end of each row of ``tokens`` has one of the texts ``stop`` in it."""
@@ -200,6 +203,11 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) ->
     cumulative = probs.cumsum(-1)
     # u < 1 and `right`: the first token whose cumulative mass exceeds u, so never one of probability 0.
     return torch.searchsorted(cumulative, (uniform[:, None] * cumulative[:, -1:]), right=True)[:, 0]
+
+
+def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Natural log-probability of one token per row of ``logits`` ``[rows, vocabulary]``."""
+    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 class RoomyLayer(DynamicLayer):

@@ -88,6 +88,7 @@ class VLLMSampler:
             "enable_chunked_prefill": False if self.build == "cpu" else None,
             "enforce_eager": self.build == "cpu",  # compiling costs it half a minute and gains nothing
             "generation_config": "vllm",  # no defaults from the model's folder
+            "logprobs_mode": "raw_logprobs",  # the policy's own: before temperature and filters
             "use_tqdm_on_load": False,
         }
         self._engines: list[_Engine | None] = [None] * data_parallel
@@ -149,6 +150,8 @@ class VLLMSampler:
             "ignore_eos": True,  # but for these
             "stop": list(params.stop),
             "detokenize": bool(params.stop),  # the engine needs texts only to look for these
+            "logprobs": 0,  # of the tokens drawn, and no others
+            "flat_logprobs": True,  # not an object for each
         }
         if (
             self.reuse and self._reference is None
@@ -171,8 +174,8 @@ class VLLMSampler:
         prompts: Sequence[list[int]],
         params: Mapping[str, Any],
         progress: Progress | None,
-    ) -> dict[int, tuple[list[int], bool]]:
-        """Each row's token ids, and whether the last of them ended it."""
+    ) -> dict[int, tuple[list[int], bool, float]]:
+        """Each row's token ids, whether the last of them ended it, and their log-probability."""
 
         def give(shard: _Shard, engine: _Engine) -> None:
             longest = max(len(prompts[i]) for i, _ in shard.todo.values())
@@ -188,7 +191,7 @@ class VLLMSampler:
             ]
             engine.tell("sample", {"params": params, "prompts": wanted})
 
-        done: dict[int, tuple[list[int], bool]] = {}
+        done: dict[int, tuple[list[int], bool, float]] = {}
         for shard in shards:
             engine = self._awake(shard.part)
             if engine.context:
@@ -201,8 +204,8 @@ class VLLMSampler:
                     continue
                 for name, value in engine.hear():
                     if name == "completion":
-                        row, ids, ended = value
-                        done[row] = ids, ended
+                        row, *completion = value
+                        done[row] = tuple(completion)
                         del shard.todo[row]
                     elif name == "ready":
                         engine.context = value

@@ -4,7 +4,8 @@ Run as a program by :class:`repro.sampling.vllm.VLLMSampler`. It imports nothing
 weights, token ids and numbers reach it, and ends with its standard input. The first line in is the arguments
 of ``vllm.LLM``; the first line out is ``{"ready": tokens of context}`` or ``{"error": why not}``. Then one of
 
-- ``{"sample": {...}}`` -> one ``{"completion": [key, token ids, ended]}`` each, as they finish;
+- ``{"sample": {...}}`` -> one ``{"completion": [key, token ids, ended, log-probability]}`` each, as they
+  finish;
 - ``{"log_probs": prompts}`` -> ``{"log_probs": [[natural log-probability of each token but the first]]}``;
 - ``{"sleep": level}`` -> ``{"slept": level}``;
 - ``{"reload": model folder}`` -> ``{"reloaded": model folder}``.
@@ -35,8 +36,8 @@ class Engine:
     def sample(
         self, params: dict[str, Any], prompts: Sequence[tuple[list[int], list[tuple[int, int]]]]
     ) -> Iterator[list[Any]]:
-        """Completions ``[key, token ids, ended]`` of prompts ``(token ids, [(key, seed), ...])``; ``ended``
-        says that the last token is one that ends a text.
+        """Completions ``[key, token ids, ended, log-probability]`` of prompts
+        ``(token ids, [(key, seed), ...])``; ``ended`` says that the last token is one that ends a text.
 
         One engine request for each completion. vLLM's own ``n`` is the same thing inside, but for its seeds:
         it gives the i-th of them ``seed + i``. The requests of a prompt share its prefill by the prefix
@@ -55,7 +56,7 @@ class Engine:
                 if output.finished:
                     done = output.outputs[0]
                     ended = done.finish_reason == "stop" and not isinstance(done.stop_reason, str)
-                    yield [int(output.request_id), list(done.token_ids), ended]
+                    yield [int(output.request_id), list(done.token_ids), ended, done.cumulative_logprob]
 
     def log_probs(self, prompts: Sequence[list[int]]) -> list[list[float]]:
         from vllm import SamplingParams, TokensPrompt
