@@ -36,6 +36,7 @@ SIGNS = {r"\\times|\\cdot|\u00d7|(?<=[\d\s])x(?=[\d\s])": "*", r"\\div|\u00f7": 
 class RFT(Method):
     title: ClassVar[str] = "RFT"
     paper: ClassVar[str] = "Yuan et al. 2023, arXiv:2308.01825"
+    one_round: ClassVar[bool] = True
 
     plans: Literal[True] = True  # see the differences from the paper
     n_problems: int | None = None  # at most so many, shuffled; the paper takes all

@@ -68,6 +68,14 @@ def test_ends_with_its_budget_spent_and_is_deterministic(
         assert first.made("train") or accuracy != "mixed"  # with nothing, or no contrast, to learn from
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_one_round_says_so(name: str) -> None:
+    """With a budget that pays for several rounds of any other."""
+    cls = method_class(name)
+    lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], limit=400_000))
+    assert (lab.round == 1) <= (cls.one_round or cls.role is Role.BASE)
+
+
 @pytest.mark.parametrize("name", ["star", "rft", "adastar", "star_acc_lazy", "b_star", "_template"])
 def test_supervised_methods_train_on_correct_solutions_only(name: str) -> None:
     lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], limit=60_000))

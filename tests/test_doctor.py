@@ -354,12 +354,16 @@ def torn_problem_file(place: Place) -> None:
     (place.work / "problems" / "train.jsonl").write_text('{"id": "p-')
 
 
-@fault("budgets", "the lowest, 1e+06 FLOPs, does not pay for one optimizer step of adastar", "raise budgets")
+@fault("budgets", "adastar takes no optimizer step within 1e+06 FLOPs", "raise it in budgets")
 def budget_below_a_step(place: Place) -> None:
     place.set(budgets=[1e6])
 
 
-@fault("budgets", "2e+09 FLOPs, does not pay for a second round of adastar", "the first that does is 1e+11")
+@fault(
+    "budgets",
+    "adastar completes 0 of two rounds within 2e+09 FLOPs",
+    "1.6e+10 would do; raise it in budgets, or make rounds smaller in hyperparameters.adastar (",
+)
 def budget_below_a_round(place: Place) -> None:
     # A sequence of the ladder: 20 tokens asked, 30 answered, 1,275 pairs. A forward pass of the model of
     # test_plan.py is 2*61,440*50 + 2*3,200*50 + 512*1,275 = 7,116,800. The first round samples at most 80
