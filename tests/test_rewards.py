@@ -58,6 +58,8 @@ def test_steps(text: str, scores: tuple[float, ...]) -> None:
         ("sells 2 packs of 4", "4 * 2 = 8 ; 24 - 8 = 16 #### 16", (1, 1)),
         ("sells 2 packs of 4", "2 * 4 = 8 ; 8 - 24 = 0 #### 0", (1, 0)),
         ("sells 2 packs of 4", "2 * 2 = 4 ; 24 - 4 = 20 #### 20", (0.5, 0)),
+        ("gets 5 more . loses 2", "9 + 5 = 14 ; 14 - 2 = 12 #### 12", (0.5, 0)),  # begins with 24
+        ("keeps one of 4 equal parts . gets 4 more", "4 / 24 = 0 ; 0 + 4 = 4 #### 4", (0.5, 0)),
         ("loses 4 . sells 2 packs of 4", "2 * 4 = 8 ; 24 - 4 = 20 ; 20 - 8 = 12 #### 12", (1, 1, 1)),
     ],
 )  # fmt: skip
@@ -65,7 +67,9 @@ def test_the_words_call_for_steps(told: str, text: str, scores: tuple[float, ...
     assert score(text, f"Tom has 24 pens . {told} . how many pens ?") == scores
 
 
-@pytest.mark.parametrize("question", ["", "What is 1 + 1 ?", "Tom has 1 pens . finds 1 more . how many pens ?"])
+@pytest.mark.parametrize(
+    "question", ["", "What is 1 + 1 ?", "Tom has 1 pens . finds 1 more . how many pens ?"]
+)
 def test_a_question_that_tells_nothing_calls_for_nothing(question: str) -> None:
     assert max(score("1 + 1 = 2 ; 2 + 1 = 3 #### 3", question)) <= 0.5
 

@@ -174,7 +174,7 @@ def read(question: str) -> tuple[int | None, list[tuple[Step, bool]]]:
                 a, b = (*map(int, match.groups()), 0)[:2]
                 steps = OPERATIONS[name].steps(a, b)
                 uses = [RUNNING in (step.left, step.right) for step in steps]
-                found += [(step, uses[i] and any(uses[i + 1 :])) for i, step in enumerate(steps)]
+                found += [(step, any(uses[i + 1 :])) for i, step in enumerate(steps)]
     return (int(start[0]) if start else None), found
 
 
