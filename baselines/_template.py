@@ -18,7 +18,7 @@ from repro.method import Example, Lab, Method, Optimizer
 class Template(Method):
     title: ClassVar[str] = "Template"  # the name in tables
     paper: ClassVar[str] = ""  # "Authors year, arXiv:...."
-    # role, uses_gold, uses_corpus, and the hyper-parameter `plans`: see repro/method.py
+    # role, uses_gold, uses_corpus, one_round, and the hyper-parameter `plans`: see repro/method.py
 
     # Hyper-parameters: the default is the paper's value, the comment its source. Studies override by name.
     n_problems: int = 512  # per round; our choice

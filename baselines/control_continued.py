@@ -14,6 +14,7 @@ class Continued(Method):
     title: ClassVar[str] = "Continued warm start"
     role: ClassVar[Role] = Role.CONTINUED
     uses_corpus: ClassVar[bool] = True
+    one_round: ClassVar[bool] = True  # rounds only bound memory
 
     rows: int = 2_048  # fresh rows per round; only bounds memory
     batch_size: int = 8  # as AdaSTaR

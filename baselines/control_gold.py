@@ -14,6 +14,7 @@ class GoldSolutions(Method):
     title: ClassVar[str] = "SFT on gold solutions"
     role: ClassVar[Role] = Role.UPPER
     uses_gold: ClassVar[bool] = True
+    one_round: ClassVar[bool] = True
 
     batch_size: int = 8  # as AdaSTaR
     optimizer: Optimizer = Optimizer(learning_rate=1e-5)  # as AdaSTaR

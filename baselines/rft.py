@@ -33,6 +33,7 @@ from ._paths import distinct, equations_hold, path
 class RFT(Method):
     title: ClassVar[str] = "RFT"
     paper: ClassVar[str] = "Yuan et al. 2023, arXiv:2308.01825"
+    one_round: ClassVar[bool] = True
 
     plans: Literal[True] = True  # see the differences from the paper
     sft_stage: SFTStage | None = None  # code: 3 epochs, batch 128, LR 2e-5

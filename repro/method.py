@@ -173,6 +173,9 @@ class Method(BaseModel, ABC):
     role: ClassVar[Role] = Role.METHOD
     uses_gold: ClassVar[bool] = False
     uses_corpus: ClassVar[bool] = False
+    # One round, even a part of it, is a whole run by design; a budget need not pay for a second. No other
+    # method shows what it does before its second round.
+    one_round: ClassVar[bool] = False
 
     plans: bool = False  # from its budget, of whose end Lab.affords then gives notice: one run per budget
     rounds: int | None = None  # it ends after so many; default: with its budget

@@ -82,6 +82,14 @@ def test_ends_with_its_budget_spent_and_is_deterministic(
         assert first.made("train") or accuracy != "mixed"  # with nothing, or no contrast, to learn from
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_one_round_says_so(name: str) -> None:
+    """With a budget that pays for several rounds of any other."""
+    cls = method_class(name)
+    lab = run(name, fake_lab(name, accuracy=ACCURACIES["mixed"], limit=400_000))
+    assert (lab.round == 1) <= (cls.one_round or cls.role is Role.BASE)
+
+
 SUPERVISED = [
     "star", "star_acc", "star_acc_full", "star_acc_full_k", "star_full", "rest_em", "rft", "adastar",
     "star_acc_lazy", "b_star", "online_rft", "iterative_rft", "raft", "dart", "_template",

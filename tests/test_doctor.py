@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from repro.cli import app
+from repro.method import Example, Method, Optimizer
 from repro.planning import doctor, plan
 from repro.planning.doctor import Cuda, diagnose
 from repro.planning.hardware import GIB
@@ -354,17 +355,53 @@ def torn_problem_file(place: Place) -> None:
     (place.work / "problems" / "train.jsonl").write_text('{"id": "p-')
 
 
-@fault("budgets", "the lowest, 1e+06 FLOPs, does not pay for one optimizer step of adastar", "raise budgets")
+@fault("budgets", "adastar takes no optimizer step within 1e+06 FLOPs", "raise it in budgets")
 def budget_below_a_step(place: Place) -> None:
     place.set(budgets=[1e6])
 
 
-@fault("budgets", "2e+09 FLOPs, does not pay for a second round of adastar", "the first that does is 1e+11")
+@fault(
+    "budgets",
+    "adastar completes 0 of two rounds within 2e+09 FLOPs",
+    "1.6e+10 would do; raise it in budgets, or make rounds smaller in hyperparameters.adastar (",
+)
 def budget_below_a_round(place: Place) -> None:
     # A sequence of the ladder: 20 tokens asked, 30 answered, 1,275 pairs. A forward pass of the model of
     # test_plan.py is 2*61,440*50 + 2*3,200*50 + 512*1,275 = 7,116,800. The first round samples at most 80
     # times, which costs less than so many of them, and has 40 steps of 3 passes over 8: 170,803,200 each.
     place.set(budgets=[2e9, 1e11])
+
+
+class Greedy(Method):
+    """One round that trains to the end of a low budget, and samples away a high one."""
+
+    title: ClassVar[str] = "Greedy"
+    one_round: ClassVar[bool] = True
+    plans: bool = True
+
+    def round(self, lab: Any, state: Any) -> None:
+        drawn = lab.sample(lab.problems[:1])
+        while lab.budget > 5e9:
+            lab.sample(lab.problems)
+        data = [Example(completion.problem, completion.text) for (completion,) in drawn]
+        lab.train(data, batch_size=1, optimizer=Optimizer(learning_rate=1e-3))
+
+
+@fault("budgets", "adastar takes no optimizer step within 1e+11 FLOPs", "hyperparameters.adastar")
+def higher_budget_that_a_planner_wastes(place: Place) -> None:
+    place.set(budgets=[2e9, 1e11])
+    one_round(place)
+
+
+def one_round(place: Place) -> None:
+    place.monkeypatch.setattr(plan, "load_method", lambda study, name: Greedy())
+
+
+def test_one_round_is_enough_for_a_method_that_has_no_second(place: Place) -> None:
+    one_round(place)
+    place.set(budgets=[2e9, 4e9])
+    (found,) = [finding for finding in place.diagnose() if finding.check == "budgets"]
+    assert found.ok
 
 
 @fault(

@@ -37,7 +37,7 @@ from repro.reporting.costs import costs, machine, stranded, use
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
 from repro.reporting.table import Bold, Table, flops, p_text, signed, significant
-from repro.reporting.tables import all_tables, leaderboard, overview, tiers
+from repro.reporting.tables import all_tables, leaderboard, overview, targets, tiers
 
 TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "stranded", "quality", "use", "machine")
 Line = dict[str, object]
@@ -286,6 +286,28 @@ def test_a_score_without_a_training_step_is_marked(tmp_path: Path) -> None:
     at_top = [overview([analysis]), tiers(analysis)]  # where it has taken steps
     assert not any("\N{DAGGER}" in table.markdown() for table in at_top)
     assert r"50.0$\dagger$" in board.latex()
+    reached = targets([analysis])  # with the base model's score, which is no feat of the method
+    assert reached.cells.iloc[0, 1].startswith("1,000 FLOP\N{DAGGER}")
+    assert any(note.startswith("\N{DAGGER} no optimizer step") for note in reached.notes)
+
+
+def test_whatever_is_said_of_an_untrained_top_budget_is_marked(tmp_path: Path) -> None:
+    never = [run_line("good", 0, budget, steps=0) for budget in (1000, 2000)]
+    base = [run_line("base", 0, budget, title="Base", role="base", steps=0) for budget in (1000, 2000)]
+    facts = facts_of(budgets=[1000, 2000], seeds=[0], benchmarks=[ONE_TIER])
+    samples = [
+        one for row in ("good", "base") for budget in (1000, 2000) for one in solved(row, 0, budget, [2, 2])
+    ]
+    analysis = Analysis(load(write(tmp_path, facts, runs=never + base, samples=samples)))
+    board = leaderboard(analysis)
+    shown = [*all_tables([analysis]), overview([analysis])]
+    marked = {table.name for table in shown if "\N{DAGGER}" in table.cells.to_string()}
+    assert marked == {"leaderboard", "tiers", "flops_to_target", "quality"}
+    noted = {table.name for table in shown if any("not the method" in note for note in table.notes)}
+    assert noted == marked
+    cells = board.cells.set_index("Method")
+    assert cells.loc["Good", "Δ Base"].startswith("0.0\N{DAGGER}\n")
+    assert "\N{DAGGER}" not in "".join(cells.loc["Base"])
 
 
 def test_the_base_is_not_marked_for_having_no_step(out: Path) -> None:

@@ -28,6 +28,7 @@ from repro.errors import UserError
 from repro.layout import Layout
 from repro.planning import plan, shapes
 from repro.planning.hardware import GIB
+from repro.planning.rehearsal import mend
 from repro.training.accelerate import processes
 
 PYPROJECT = ROOT / "pyproject.toml"
@@ -57,8 +58,12 @@ class Case:
     layout: Layout
 
     @cached_property
+    def planner(self) -> plan.Planner:
+        return plan.Planner(self.study, self.layout, self.file)
+
+    @cached_property
     def plan(self) -> plan.Plan:
-        return plan.make(self.study, self.layout, self.file)
+        return self.planner.plan()
 
     @property
     def fetch(self) -> str:
@@ -334,7 +339,7 @@ def _methods(case: Case) -> Iterator[str | Problem]:
 
 
 def _budget(case: Case) -> Iterator[str | Problem]:
-    """Whether the lowest budget trains every method that spends, and lets its rounds repeat."""
+    """Whether every budget trains every method that spends, and the lowest completes two of its rounds."""
     good = True
     for name, play in case.plan.plays.items():
         if play.failed:
@@ -342,19 +347,25 @@ def _budget(case: Case) -> Iterator[str | Problem]:
             yield Problem(f"a rehearsal of {name} {play.reason}; mend baselines/{name}.py")
         if not play.spends:
             continue
-        enough = [one for one in play.standings if one.steps and (one.rounds > 1 or play.single)]
-        lowest = play.standings[0]
-        if lowest in enough:
-            continue
-        good = False
-        got = "a second round" if lowest.steps else "one optimizer step"
-        first = f"the first that does is {enough[0].budget:.2g}" if enough else "no budget of the study does"
-        yield Problem(
-            f"the lowest, {lowest.budget:.2g} FLOPs, does not pay for {got} of {name} in a rehearsal, and "
-            f"{first}; raise budgets, or make a round smaller in hyperparameters.{name}"
-        )
+        method = case.planner.methods[name]
+        for one in play.standings:
+            if not one.steps:
+                lack = "takes no optimizer step"
+            elif one is play.standings[0] and one.completed < 2 and not method.one_round:
+                lack = f"completes {one.completed} of two rounds"
+            else:
+                continue
+            good = False
+            found = mend(method, case.planner.stage, one.budget)
+            more = f", and {found.budget:.2g} would do" if found.budget else ""
+            keys = f" ({', '.join(found.keys)})" if found.keys else ""
+            yield Problem(
+                f"{name} {lack} within {one.budget:.2g} FLOPs in a rehearsal{more}; raise it in budgets, or "
+                f"make rounds smaller in hyperparameters.{name}{keys}"
+            )
+            break
     if good:
-        yield "in a rehearsal the lowest pays for training and a second round of every method"
+        yield "in a rehearsal all of them train every method, and the lowest completes two of its rounds"
 
 
 def _lengths(case: Case) -> Iterator[str | Problem]:

@@ -127,10 +127,12 @@ class Plan:
 
 def make(study: Study, layout: Layout, file: Path) -> Plan:
     """The plan of the study in ``file``. Raises UserError where methods or models' sizes cannot be read."""
-    return _Planner(study, layout, file).plan()
+    return Planner(study, layout, file).plan()
 
 
-class _Planner:
+class Planner:
+    """What a plan is made of. Raises UserError where methods or models' sizes cannot be read."""
+
     def __init__(self, study: Study, layout: Layout, file: Path) -> None:
         self.study, self.layout, self.file = study, layout, file
         self.shape, self.found = shapes.base_shape(study, file)
@@ -239,6 +241,12 @@ class _Planner:
     @cached_property
     def plays(self) -> dict[str, Play]:
         """Every method's play of the study, by name."""
+        budgets = self.study.budgets
+        return {name: rehearse(method, self.stage, budgets) for name, method in self.methods.items()}
+
+    @cached_property
+    def stage(self) -> Stage:
+        """What they are played on."""
         study, text, (prompt, asked, shared) = self.study, self.training_text, self.prompts
         script = Script(
             self.shape, self.scorer_shape, study.process_rewards is not None,
@@ -256,8 +264,7 @@ class _Planner:
         )
         if script.rewards:
             self._assume("plays: process rewards are 1 for a correct completion and 0 for another")
-        stage = Stage(script)
-        return {name: rehearse(method, stage, study.budgets) for name, method in self.methods.items()}
+        return Stage(script)
 
     def _runs(self) -> list[Standing]:
         """Where all runs of one seed end."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -30,6 +31,8 @@ from repro.training.batches import batches
 SPREAD = (5 / 8, 7 / 8, 9 / 8, 11 / 8)  # lengths of completions, of their mean
 WORDINGS = 16  # different correct solutions of a problem, and as many wrong ones, all as likely
 POINTS = 20  # knowledge points, one a problem
+DOUBLINGS = 6  # of a budget that is too low, to find one that is not
+SIZES = ("epochs",)  # of rounds, besides all counts
 IDLE_ROUNDS = 3  # rounds in a row that spend nothing before a play is given up, as a run is
 GOLD, ANSWER = "gold", "answer"  # the text of every worked solution, and of the line that states its answer
 ANSWER_TOKENS = 8
@@ -60,7 +63,8 @@ class Standing:
 
     budget: int
     spent: int
-    rounds: int
+    rounds: int  # with the one that the budget ends in
+    completed: int  # of them; a round that trains to the end of the budget is one
     steps: int
     calls: int  # of the Lab, metered ones
     completions: int
@@ -75,7 +79,6 @@ class Play:
 
     standings: list[Standing] = field(default_factory=list)
     planned: bool = False  # each budget has a run of its own
-    single: bool = False  # one round is a run by design: it trains to the end of the budget
     reason: str = ""  # why it could not be played
     failed: bool = False  # by a fault of its own
 
@@ -112,7 +115,6 @@ class Stage:
 def rehearse(method: Method, stage: Stage, budgets: Sequence[int]) -> Play:
     """Play a method at these budgets, ascending: one by one if it plans from them, else all in one play."""
     standings: list[Standing] = []
-    single = True
     for group in [[budget] for budget in budgets] if method.plans else [list(budgets)]:
         lab = RehearsalLab(stage, group, method)
         try:
@@ -123,8 +125,36 @@ def rehearse(method: Method, stage: Stage, budgets: Sequence[int]) -> Play:
             reason = f"failed in round {lab.round}: {type(error).__name__}: {error}"
             return Play(reason=reason, failed=True)
         standings += lab.standings
-        single = single and lab.round == 1 and lab.to_the_end
-    return Play(standings, method.plans, single)
+    return Play(standings, method.plans)
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What helps a method whose budget is too low to show more than the base model or a first round."""
+
+    budget: int | None  # that would do; None: none that was tried
+    keys: list[str]  # hyper-parameters that make the rounds smaller
+
+
+def mend(method: Method, stage: Stage, budget: int) -> Mend:
+    """Double the budget until it does, and there see with which sizes halved less of it would."""
+
+    def price(method: Method, budget: int) -> int | None:
+        lab = RehearsalLab(stage, [budget], method)
+        with suppress(Exception):  # half of a size may be no setting at all
+            _play(method, lab)
+        return lab.shown
+
+    for budget in [budget << doubled for doubled in range(1, DOUBLINGS + 1)]:
+        if whole := price(method, budget):
+            halves = {
+                key: method.model_copy(update={key: type(value)(value / 2)})
+                for key, value in method
+                if key in SIZES or (type(value) is int and value > 1)
+            }
+            prices = {key: price(half, budget) for key, half in halves.items()}
+            return Mend(budget, [key for key, found in prices.items() if found and found < whole])
+    return Mend(None, [])
 
 
 def _play(method: Method, lab: RehearsalLab) -> None:
@@ -152,13 +182,14 @@ class RehearsalLab:
         self.round = 0
         self.spent = 0
         self.standings: list[Standing] = []
-        self.to_the_end = False  # whether a call trained to the end of the budget
+        self.shown: int | None = None  # what was spent when training had shown what the method does
         self._stage, self._script, self._prices = stage, stage.script, stage.prices
         self._budgets = list(budgets)
         self._method = method
         self._accounts: Counter[str] = Counter()
         self._calls = self._steps = self._drawn = self._prefill = 0
         self._held = 0  # spent by the end of the last optimizer step
+        self._last = False  # whether a call trains to the end of the budget
 
     # -- what a method reads ---------------------------------------------------------------------------
 
@@ -253,7 +284,6 @@ class RehearsalLab:
         self._begin()
         if epochs is not None:
             steps = steps_of(epochs, len(data), batch_size)
-        self.to_the_end = self.to_the_end or steps is None
         costs = [self._prices.trained(row.responses) for row in data]
         # References pass once over each distinct row, in the step that first needs them.
         references = (objective or default_objective(data)).references
@@ -269,6 +299,8 @@ class RehearsalLab:
             self._charge(Account.TRAIN, cost)
             self._held = self.spent
             self._steps += 1
+            self._last = steps is None
+            self._see()
             done += 1
         return TrainReport(steps=done, sequences=done * batch_size, loss=1.0)
 
@@ -296,7 +328,16 @@ class RehearsalLab:
 
     # -- the budgets -----------------------------------------------------------------------------------
 
+    @property
+    def _completed(self) -> int:
+        return self.round if self._last else self.round - 1
+
+    def _see(self) -> None:
+        if self.shown is None and self._steps and self._completed >= (0 if self._method.one_round else 2):
+            self.shown = self.spent
+
     def _begin(self) -> None:
+        self._see()
         if len(self.standings) == len(self._budgets):
             raise BudgetSpent
         self._calls += 1
@@ -318,7 +359,7 @@ class RehearsalLab:
         budget = self._budgets[len(self.standings)]
         self.standings.append(
             Standing(
-                budget, self.spent, self.round, self._steps, self._calls, self._drawn,
+                budget, self.spent, self.round, self._completed, self._steps, self._calls, self._drawn,
                 1 - self._held / budget,
                 {str(account): cost for account, cost in self._accounts.items()}, self._prefill,
             )

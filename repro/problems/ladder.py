@@ -18,6 +18,7 @@ that a model of under a million parameters can learn it from nothing on a CPU.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -112,6 +113,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
 }
 
+# How each is worded in a question, with its operands as groups.
+WORDS = {
+    name: re.compile(re.sub(r"{\w}", "([0-9]{1,9})", operation.words.removesuffix(" .")))
+    for name, operation in OPERATIONS.items()
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -153,6 +160,22 @@ class Chain:
                 previous = result
             running = previous
         return " ; ".join(lines) + f" #### {running}", running
+
+
+def read(question: str) -> tuple[int | None, list[tuple[Step, bool]]]:
+    """What a question tells: the number it begins with (None where it tells none), and the steps that its
+    words call for, in their order, each with whether a later one counts with the running quantity again."""
+    first, *told = question.split(" . ")
+    start = re.search("[0-9]{1,9}", first)
+    found: list[tuple[Step, bool]] = []
+    for clause in told:
+        for name, words in WORDS.items():
+            if match := words.fullmatch(clause):
+                a, b = (*map(int, match.groups()), 0)[:2]
+                steps = OPERATIONS[name].steps(a, b)
+                uses = [RUNNING in (step.left, step.right) for step in steps]
+                found += [(step, any(uses[i + 1 :])) for i, step in enumerate(steps)]
+    return (int(start[0]) if start else None), found
 
 
 def _slip(result: int, random: np.random.Generator) -> int:

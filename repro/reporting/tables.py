@@ -82,7 +82,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         f"At {flops(top)}, in percent, {_with_interval(study)}."
         + " Bold: none of the methods and ablations is significantly better (all pairs, Holm within the "
         "benchmark)." * (not study.preliminary),
-        *_dagger_note(study, [top]),
+        *_dagger_note(cells),
         *_row_notes(study),
     ]
     return table_of(study, "leaderboard", _headline(study), cells, data, notes)
@@ -94,27 +94,27 @@ def _score(
     """A score with its interval. Bold for the first ``rank``, of which a preliminary study makes nothing."""
     if isinstance(score, X):
         return "X"
-    text = interval(score)
-    if _untrained(study, row, budget):
-        text = text.replace("\n", f"{DAGGER}\n", 1)
+    text = _marked(study, row, budget, interval(score))
     return Bold(text) if rank and rank[0] == 1 and not study.preliminary else text
 
 
+def _marked(study: Study, row: Row, budget: int, text: str) -> str:
+    """``text`` about a row's checkpoints of a budget, its first line marked where one is the base model."""
+    first, *rest = text.split("\n")
+    return "\n".join([first + DAGGER * _untrained(study, row, budget), *rest])
+
+
 def _untrained(study: Study, row: Row, budget: int) -> bool:
-    """Whether a checkpoint of a trained row is still the base model."""
-    return row.role is not Role.BASE and any(
-        study.run(row.method, seed, budget)["steps"] == 0 for seed in study.seeds
-    )
+    """Whether a checkpoint of a row that trains is still the base model, in some seed."""
+    if row.role is Role.BASE or study.incomplete(row.method, budget):
+        return False
+    return any(study.run(row.method, seed, budget)["steps"] == 0 for seed in study.seeds)
 
 
-def _dagger_note(study: Study, budgets: Sequence[int]) -> list[str]:
-    marked = any(
-        _untrained(study, row, budget)
-        for row in study.rows
-        for budget in budgets
-        if not study.incomplete(row.method, budget)
-    )
-    note = "no optimizer step was taken by this budget in a training seed: its checkpoint is the base model."
+def _dagger_note(cells: Sequence[dict[str, str]]) -> list[str]:
+    """What the mark says, where any of the cells has it."""
+    marked = any(DAGGER in text.split("\n")[0] for cell in cells for text in cell.values())
+    note = "no optimizer step within this budget in a training seed: this is the base model, not the method."
     return [f"{DAGGER} {note}"] * marked
 
 
@@ -163,7 +163,10 @@ def leaderboard(analysis: Analysis) -> Table:
             plain |= _plain(f"accuracy_{budget}", score)
         for reference, family in against.items():
             difference, p = family.get(row.method, (None, np.nan))
-            cell[f"Δ {reference.title}"] = _difference(difference, p)
+            shown = _difference(difference, p)
+            cell[f"Δ {reference.title}"] = (
+                _marked(study, row, top, shown) if isinstance(difference, Difference) else shown
+            )
             plain |= _plain(f"vs_{reference.method}", difference) | {f"vs_{reference.method}_p_holm": p}
         spent = study.spent(row.method, top)
         cell["Spent\n(use)"] = _spent(row, spent, top)
@@ -181,7 +184,7 @@ def leaderboard(analysis: Analysis) -> Table:
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
-        *_dagger_note(study, study.budgets),
+        *_dagger_note(cells),
         *_row_notes(study),
     ]
     title = _titled(_headline(study), analysis)
@@ -212,7 +215,7 @@ def tiers(analysis: Analysis) -> Table:
         cells.append(cell)
     notes = [
         f"At {flops(top)}, in percent: sampled avg@{benchmark.k}, its 95 % interval, and greedy decoding.",
-        *_dagger_note(study, [top]),
+        *_dagger_note(cells),
     ]
     return table_of(study, stem("tiers", analysis), _titled("Score by tier", analysis), cells, data, notes)
 
@@ -231,14 +234,17 @@ def targets(analyses: Sequence[Analysis]) -> Table:
         for target in analysis.study.facts.target_accuracies:
             found = analysis.flops_to(row.method, target)
             plain = found if isinstance(found, int) else None
-            shown = "X" if isinstance(found, X) else "not reached" if found is None else flops(found)
+            shown = "X" if isinstance(found, X) else "not reached" if plain is None else flops(plain)
+            if plain:  # 0: the base model's
+                shown = _marked(analysis.study, row, plain, shown)
             cell[f"≥ {percent(target)} %"] = shown
             reached = "X" if isinstance(found, X) else "no" if found is None else "yes"
             data.append({**_of(analysis), "method": row.method, "title": row.title, "target": target,
                          "reached": reached, "budget": plain})  # fmt: skip
         cells.append(cell)
     notes = [
-        "The smallest budget whose checkpoint was measured at the target or above; nothing is interpolated."
+        "The smallest budget whose checkpoint was measured at the target or above; nothing is interpolated.",
+        *_dagger_note(cells),
     ]
     return table_of(analyses[0].study, "flops_to_target", "FLOPs to reach a score", cells, data, notes)
 
@@ -249,7 +255,7 @@ def _all_rows(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Row]]:
 
 def quality(analyses: Sequence[Analysis]) -> Table:
     """pass@k, maj@k and what the sampled completions look like, at the top budget."""
-    top = analyses[0].study.top
+    study, top = analyses[0].study, analyses[0].study.top
     most = max(analysis.benchmark.k for analysis in analyses)
     ks = sorted({k for analysis in analyses for k in _powers(analysis.benchmark)})
     rates = {"truncated": "Truncated", "unparsable": "Unparsable", "timeout": "Verifier\ntimeout",
@@ -265,7 +271,7 @@ def quality(analyses: Sequence[Analysis]) -> Table:
         }
         found[votes] = analysis.majority(row.method, top)
         found |= {name: analysis.rate(row.method, top, name) for name in (*rates, "tokens")}
-        cell = {**_of(analysis), "Method": row.title}
+        cell = {**_of(analysis), "Method": _marked(study, row, top, row.title)}
         plain: dict[str, Any] = {**_of(analysis), "method": row.method, "title": row.title}
         for name, value in found.items():
             digits = 2 if name in ("truncated", "timeout") else 1
@@ -286,9 +292,10 @@ def quality(analyses: Sequence[Analysis]) -> Table:
     notes = [
         f"Over the sampled completions of each problem ({counts}) at {flops(top)}; rates in percent, tokens "
         "per completion. A verifier timeout counts as not correct. maj@k: the answer that most completions "
-        "give is right; of equals, the one given first."
+        "give is right; of equals, the one given first.",
+        *_dagger_note(cells),
     ]
-    return table_of(analyses[0].study, "quality", "Completions", cells, data, notes)
+    return table_of(study, "quality", "Completions", cells, data, notes)
 
 
 def _powers(benchmark: Benchmark) -> list[int]:

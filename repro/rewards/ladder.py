@@ -1,16 +1,22 @@
 """A rule-based process scorer for the ladder: it stands where a process reward model stands for real models.
 
-Each step ``a op b = c`` scores 1 if its arithmetic is right and its operands are known (told in the question
-or found in an earlier step), one half if only the arithmetic is right, else 0; a text without a step that
-can be read scores a single 0. The rules see the question, never the gold. They cost no FLOPs.
+A question's words call for steps (``gets 5 more`` for one that adds 5), which may be taken in any order. What
+they count with besides is at hand once: the first number, and each result. A step ``a op b = c`` scores 1 if
+its arithmetic is right and it is called for, one half if only its arithmetic is right, else 0. The last step
+also concludes, and scores 0 where one that is called for is missing, a result is left over, or the answer is
+stated as another number than its result. A text without a step that can be read scores a single 0.
+
+The rules see the question, never the gold. They cost no FLOPs. A reward model is seldom as sharp: of wrong
+solutions hardly any has full rewards here, only ones that take steps in an order that changes the answer.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from repro.problems.ladder import SIGNS
+from repro.problems.ladder import PREVIOUS, RUNNING, SIGNS, Step, read
 from repro.records import Completion
 from repro.rewards import Scored
 
@@ -24,23 +30,44 @@ class LadderScorer:
     shape = None
 
     def score(self, completions: Sequence[Completion]) -> list[Scored]:
-        return [Scored(self._steps(c.problem.question, c.text)) for c in completions]
+        return [Scored(_score(c.problem.question, c.text)) for c in completions]
 
     def close(self) -> None:
         pass
 
-    @staticmethod
-    def _steps(question: str, text: str) -> tuple[float, ...]:
-        known = {int(word) for word in question.split() if word.isdigit()}
-        scores = []
-        for piece in text.split("####")[0].split(";"):
-            step = STEP.fullmatch(piece.strip())
-            if step is None:
-                scores.append(0.0)
-                continue
-            left, sign, right, result = int(step[1]), step[2], int(step[3]), int(step[4])
-            divides = sign not in "/%" or right > 0
-            holds = divides and SIGNS[sign](left, right) == result
-            scores.append(0.0 if not holds else 1.0 if {left, right} <= known else 0.5)
-            known.add(result)
-        return tuple(scores)
+
+def _score(question: str, text: str) -> tuple[float, ...]:
+    start, due = read(question)
+    at_hand = Counter([] if start is None else [start])
+    reasoning, _, answer = text.partition("####")
+    scores: list[float] = []
+    result: int | None = None
+    for piece in reasoning.split(";"):
+        step = STEP.fullmatch(piece.strip())
+        if step is None:
+            scores.append(0.0)
+            continue
+        left, sign, right, result = int(step[1]), step[2], int(step[3]), int(step[4])
+        called_for, used = False, Counter((left, right))
+        for i, (one, again) in enumerate(due):
+            operands = _operands(one, left, sign, right)
+            if operands is not None and operands <= at_hand:
+                called_for, used = True, Counter() if again else operands
+                del due[i]
+                break
+        at_hand = at_hand - used + Counter([result])
+        divides = sign not in "/%" or right > 0
+        holds = divides and SIGNS[sign](left, right) == result
+        scores.append(0.0 if not holds else 1.0 if called_for else 0.5)
+    if due or at_hand != Counter([result]) or answer.strip() != str(result):
+        scores[-1] = 0.0
+    return tuple(scores)
+
+
+def _operands(due: Step, left: int, sign: str, right: int) -> Counter[int] | None:
+    """The operands that the question does not tell, if this is the step that is due; else None."""
+    for pair in [(left, right), (right, left)] if sign in "+*" else [(left, right)]:
+        sides = list(zip((due.left, due.right), pair, strict=True))
+        if sign == due.sign and all(side in (RUNNING, PREVIOUS, value) for side, value in sides):
+            return Counter(value for side, value in sides if side in (RUNNING, PREVIOUS))
+    return None
