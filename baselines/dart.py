@@ -27,6 +27,7 @@ from repro.method import Example, Lab, Method, Optimizer
 class DART(Method):
     title: ClassVar[str] = "DART"
     paper: ClassVar[str] = "Tong et al. 2024, arXiv:2407.13690"
+    one_round: ClassVar[bool] = True
 
     plans: Literal[True] = True  # see the differences from the paper
     allocation: Literal["uniform", "prop2diff"] = "prop2diff"  # paper sec. 3; the better of its two

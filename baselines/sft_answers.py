@@ -23,6 +23,7 @@ class SFTOnAnswers(Method):
     title: ClassVar[str] = "SFT on answers"
     paper: ClassVar[str] = "Koh et al. 2025, arXiv:2505.16322"
     uses_gold: ClassVar[bool] = True
+    one_round: ClassVar[bool] = True  # one training call
 
     batch_size: int = 8  # paper table 3
     optimizer: Optimizer = Optimizer(learning_rate=1e-5)  # paper table 3

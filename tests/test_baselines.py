@@ -140,13 +140,16 @@ def test_titles_are_distinct() -> None:
     assert len(set(titles)) == len(titles)
 
 
+LOSSES = {"grpo"}  # names of TRL's, too
+
+
 def test_the_library_names_no_baseline() -> None:
     for path in sorted((ROOT / "repro").rglob("*.py")):
         tree = ast.parse(path.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-                named = set(re.findall(r"\w+", node.value)) & set(METHODS)
+                named = set(re.findall(r"\w+", node.value)) & set(METHODS) - LOSSES
                 assert not named, f"{path}:{node.lineno} names the method {named}"
 
 
