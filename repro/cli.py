@@ -91,10 +91,15 @@ def _settle() -> None:
 
 
 @app.command()
-def methods(study: StudyFile) -> None:
-    """List the methods of a study with their hyper-parameters."""
+def methods(study: Annotated[Path | None, typer.Argument(help="A study file.")] = None) -> None:
+    """List the methods of a study with their hyper-parameters; without one, describe all as Markdown."""
     from repro.discovery import load_method, method_ids
 
+    if study is None:
+        from repro.planning import catalogue
+
+        typer.echo(catalogue.page())
+        return
     config = load_study(study)
     for name in method_ids(config):
         method = load_method(config, name)
