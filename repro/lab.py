@@ -617,7 +617,7 @@ class Lab:
             for model in map(call.model, (*snapshots, steps)):
                 if model.is_dir():  # one that a budget, new since a killed try, asks for is made later
                     files.sign(model, self._signature(model))
-        start = [[call.rows.index(row), values] for row, values in trained.start]
+        start = [[call.rows.index(row), list(values)] for row, values in trained.start]
         return {"steps": steps, "loss": trained.loss, "monitors": trained.monitors, "start": start}
 
     def _signature(self, model: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +54,7 @@ from repro.method import (
     Misuse,
     Optimizer,
     Pair,
+    PolicyGradient,
     Unavailable,
 )
 from repro.rewards.ladder import LadderScorer
@@ -633,6 +635,62 @@ def test_a_pairs_reference_is_charged_once_however_often_it_is_visited(base: Pat
     assert reference.tally.sequences == 4 and training.tally.sequences == 20
     assert lab.spent == training.flops + reference.flops
     assert dict(lab.visits) == {"p0": 5, "p1": 5}
+
+
+@pytest.mark.parametrize(
+    ("objective", "references"),
+    [
+        (PolicyGradient(), 0),
+        (PolicyGradient(clip_low=0.2, clip_high=0.3), 1),
+        (PolicyGradient(kl=0.1), 1),
+        (PolicyGradient(clip_low=0.2, clip_high=0.3, kl=0.1), 2),
+    ],
+    ids=["neither", "clip", "kl", "both"],
+)
+def test_each_reference_of_a_policy_gradient_is_charged_once_per_row(
+    base: Path, tmp_path: Path, objective: PolicyGradient, references: int
+) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    data = [Example(problem, "w1 w2", 1 - 2 * i) for i, problem in enumerate(PROBLEMS[:2])]
+    lab.train(data, optimizer=ADAM, batch_size=2, steps=5, objective=objective)
+    once = sequence_tally([(2, 3), (3, 3)])
+    training, *others = lab.ledger
+    assert training.passes == 3 and training.flops == 5 * flops(SHAPE, once, TRAINING_PASSES)
+    assert [(entry.passes, entry.flops) for entry in others] == [
+        (FORWARD_PASSES, references * flops(SHAPE, once, FORWARD_PASSES))
+    ] * (references > 0)
+    assert lab.spent == sum(part.cost for part in world.parts)
+    first = flops(SHAPE, once, TRAINING_PASSES + references * FORWARD_PASSES)
+    assert lab.step_cost(data, 2, objective) == first
+    assert lab.step_cost(data, 2) == flops(SHAPE, once, TRAINING_PASSES)
+
+
+def test_weights_reach_the_trainer_and_tell_rows_apart(base: Path, tmp_path: Path) -> None:
+    world = World()
+    lab = make(base, tmp_path, world)
+    data = [Example(PROBLEMS[0], "w1", weight) for weight in (0.5, -0.5, 0.0, 0.5)]
+    objective = PolicyGradient(clip_low=0.2, clip_high=0.3)
+    lab.train(data, optimizer=ADAM, batch_size=4, steps=1, objective=objective)
+    assert sorted(row.weight for row in world.rows) == [-0.5, 0.0, 0.5, 0.5]
+    training, reference = lab.ledger
+    assert (training.tally.sequences, reference.tally.sequences) == (4, 3)  # the same example twice
+    with pytest.raises(Misuse, match="SFT trains on examples of weight 1"):
+        lab.train(data, optimizer=ADAM, batch_size=4, steps=1)
+    again = make(base, tmp_path, World())
+    other = [replace(example, weight=1.0) for example in data]
+    with pytest.raises(UserError, match="records `train"):  # another call: its weights are other ones
+        again.train(other, optimizer=ADAM, batch_size=4, steps=1, objective=objective)
+
+
+def test_what_a_training_reports_is_in_the_journal(base: Path, tmp_path: Path) -> None:
+    lab = make(base, tmp_path, World())
+    data = [Example(problem, "w1 w2") for problem in PROBLEMS]
+    lab.train(data, optimizer=ADAM, batch_size=4, steps=2)
+    value = json.loads((tmp_path / "journal" / "000001.json").read_text())["value"]
+    assert value["monitors"] == {"steps": 2.0} and value["loss"] == 2 / 7
+    assert [found for _, found in value["start"]] == [[-3.0], [-3.0]]  # of World: minus the tokens
+    assert len({number for number, _ in value["start"]} & {*range(6)}) == 2
 
 
 def test_prompts_of_a_call_share_what_all_prompts_begin_with(base: Path, tmp_path: Path) -> None:

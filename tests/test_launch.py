@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from repro.config import LoRA, Training
 from repro.errors import RunFailed, UserError
-from repro.objectives import DPO, SFT, Optimizer
+from repro.objectives import DPO, SFT, Optimizer, PolicyGradient
 from repro.training import Row, newest_state, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
 from repro.training.launch import LaunchedTrainer
@@ -70,12 +71,16 @@ def distances(a: Path, b: Path) -> tuple[float, float]:
         # Seven rows in passes of two: processes with as many, with fewer, and with none at all.
         (SFT(), {"micro_batch": 2}),
         (DPO(label_smoothing=0.1, nll_weight=1.0), {"micro_batch": 2, "lora": LoRA(rank=4, alpha=8)}),
+        (DPO(nll_weight=1.0, nll_normalization="sequence"), {"micro_batch": 2}),
+        (PolicyGradient(clip_low=0.05, clip_high=0.05, kl=0.1), {"micro_batch": 2}),
+        (PolicyGradient(normalization="token", kl=0.1), {"micro_batch": 2, "lora": LoRA(rank=4, alpha=8)}),
     ],
-    ids=["sft", "dpo"],
+    ids=["sft", "dpo", "dpo-sequence", "policy", "policy-token"],
 )
 def test_two_processes_do_what_one_does(base: Path, tmp_path: Path, objective: Any, settings: Any) -> None:
-    responses = 1 if isinstance(objective, SFT) else 2
-    batches = [rows(size, responses) for size in (7, 5, 7, 1)]
+    batches = [rows(size, 2 if isinstance(objective, DPO) else 1) for size in (7, 5, 7, 1)]
+    if isinstance(objective, PolicyGradient):
+        batches = [[replace(row, weight=(-1) ** i) for i, row in enumerate(batch)] for batch in batches]
     found: dict[str, list[tuple[int, float]]] = {}
     reports = []
     for name, accelerate in (("one", None), ("two", TWO)):
@@ -92,10 +97,14 @@ def test_two_processes_do_what_one_does(base: Path, tmp_path: Path, objective: A
                 snapshots={2: folder / "step-2"},
                 on_step=lambda step, loss, seen=seen: seen.append((step, loss)),  # type: ignore[misc]
                 states=tmp_path / f"{name}-states",
+                base=base,
             )
         )
     one, two = tmp_path / "one", tmp_path / "two"
     assert reports[0].loss == pytest.approx(reports[1].loss, abs=1e-5)
+    assert reports[0].monitors == pytest.approx(reports[1].monitors, abs=1e-4)
+    for (row, values), (other, others) in zip(reports[0].start, reports[1].start, strict=True):
+        assert row == other and values == pytest.approx(others, abs=1e-5)
     assert [step for step, _ in found["two"]] == [1, 2, 3, 4]
     assert [loss for _, loss in found["one"]] == pytest.approx([loss for _, loss in found["two"]], abs=1e-5)
     for a, b in ((one, two), (one / "step-2", two / "step-2")):

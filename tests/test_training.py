@@ -23,12 +23,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from transformers.utils import is_flash_attn_2_available
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import add_fused_lm_head
 
 from repro.config import LoRA, Training
 from repro.errors import RunFailed, UserError
 from repro.files import building
 from repro.objectives import DPO, SFT, Optimizer, PolicyGradient
-from repro.training import Row, Trained, checkpoints, encode, learning_rate_factor, trainer_for
+from repro.training import Row, Trained, encode, learning_rate_factor, trainer_for
 from repro.training.checkpoints import MOMENTS, base_of
 from repro.training.plan import Plan, columns
 from repro.training.trl import PlannedTrainer, TRLTrainer, collate
@@ -175,11 +176,11 @@ def test_sft_equals_a_bare_loop(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("nll", [0.0, 0.5])
-def test_dpo_equals_a_bare_loop(base: Path, tmp_path: Path, smoothing: float, nll: float) -> None:
+@pytest.mark.parametrize(("nll", "how"), [(0.0, "token"), (0.5, "token"), (0.5, "sequence")])
+def test_dpo_equals_a_bare_loop(base: Path, tmp_path: Path, smoothing: float, nll: float, how: Any) -> None:
     batches = dpo_batches()
-    objective = DPO(beta=0.3, label_smoothing=smoothing, nll_weight=nll)
-    mean = TRLTrainer().train(base, batches, objective, COSINE, tmp_path).loss
+    objective = DPO(beta=0.3, label_smoothing=smoothing, nll_weight=nll, nll_normalization=how)
+    mean = TRLTrainer(micro_batch=4).train(base, batches, objective, COSINE, tmp_path).loss
 
     def loss_of(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
         margins, chosen = [], []
@@ -191,24 +192,82 @@ def test_dpo_equals_a_bare_loop(base: Path, tmp_path: Path, smoothing: float, nl
             chosen.append(good)
         x = torch.stack(margins)
         preference = (-(1 - smoothing) * logsigmoid(x) - smoothing * logsigmoid(-x)).mean()
-        return preference - nll * torch.cat(chosen).mean()
+        if how == "token":
+            return preference - nll * torch.cat(chosen).mean()
+        return preference - nll * torch.stack([each.mean() for each in chosen]).mean()
 
     losses, model = bare_loop(base, batches, loss_of, COSINE)
     assert mean == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     assert difference(tmp_path, model) < 2e-5
 
 
+def test_examples_of_weight_1_are_sfts(base: Path, tmp_path: Path) -> None:
+    """In gradient; the loss that is reported is a surrogate, minus the mean of weight times ratio."""
+    batch = sft_batches(1)[0]
+    for name, objective in (("sft", SFT()), ("ours", PolicyGradient(normalization="token"))):
+        TRLTrainer().train(base, [batch], objective, PLAIN, tmp_path / name)
+    ours, sft = gradient(tmp_path / "ours"), gradient(tmp_path / "sft")
+    for name in sft:
+        torch.testing.assert_close(ours[name], sft[name], atol=1e-6, rtol=0)
+
+
+CLIP = {"clip_low": 0.1, "clip_high": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (PolicyGradient(**CLIP), lambda r, k: -((2 * r[0] + 2 * r[1]) / 2 - r[2]) / 2),
+        (PolicyGradient(normalization="token", **CLIP), lambda r, k: -(2 * r[0] + 2 * r[1] - r[2]) / 3),
+        (
+            PolicyGradient(normalization="constant", max_tokens=4, **CLIP),
+            lambda r, k: -(2 * r[0] + 2 * r[1] - r[2]) / 8,
+        ),
+        (
+            PolicyGradient(kl=0.5, **CLIP),
+            lambda r, k: (0.5 * k[0] - 2 * r[0] + 0.5 * k[1] - 2 * r[1]) / 4 + (0.5 * k[2] + r[2]) / 2,
+        ),
+    ],
+    ids=["sequence", "token", "constant", "kl"],
+)
+def test_a_batch_worked_by_hand(base: Path, tmp_path: Path, objective: Any, expected: Any) -> None:
+    """Two responses, of two tokens and weight 2, and of one token and weight -1. After a first step its ratio
+    r counts as 1.1 where it is above and the weight positive, as 0.9 where it is below and the weight
+    negative; k is exp(d) - d - 1."""
+    batch = [Row((4, 5), ((6, END),), 2.0), Row((7,), ((8,),), -1.0)]
+    far = Optimizer(learning_rate=1e-3)
+    TRLTrainer().train(base, [batch], objective, far, tmp_path / "moved", base=base)
+    was, now = (
+        torch.cat([log_probability(model, row.prompt, *row.responses) for row in batch]).tolist()
+        for model in map(AutoModelForCausalLM.from_pretrained, (base, tmp_path / "moved"))
+    )
+    r1, r2, r3 = (math.exp(b - a) for a, b in zip(was, now, strict=True))
+    clipped = (min(r1, 1.1), min(r2, 1.1), max(r3, 0.9))
+    divergence = [math.exp(a - b) - (a - b) - 1 for a, b in zip(was, now, strict=True)]
+    losses: list[float] = []
+    trained = TRLTrainer().train(
+        base, [batch, batch], objective, far, tmp_path / "out", base=base,
+        on_step=lambda step, loss: losses.append(loss),
+    )  # fmt: skip
+    assert losses[1] == pytest.approx(expected(clipped, divergence), abs=1e-5)
+    share = ((r1 > 1.1) + (r2 > 1.1) + (r3 < 0.9)) / 3
+    assert 0 < trained.monitors["clipped"] == pytest.approx(share)
+    if objective.kl:
+        assert trained.monitors["kl"] == pytest.approx(sum(divergence) / 3, abs=1e-5)
+    ((first, (one,)), (second, (two,))) = trained.start
+    assert [first, second] == batch
+    assert [one, two] == pytest.approx([was[0] + was[1], was[2]], abs=1e-5)
+
+
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Models in double precision, but for what their own code rounds to float32."""
-    load, read = checkpoints.load_model, AutoModelForCausalLM.from_pretrained
-
-    def loaded(*args: Any) -> Any:
-        model, tokenizer = load(*args)
-        return model.double(), tokenizer
-
-    monkeypatch.setattr(checkpoints, "load_model", loaded)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda folder: read(folder).double())
+    read = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda folder, **settings: read(folder, **settings | {"dtype": torch.float64}),
+    )
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -231,7 +290,7 @@ def gradient(folder: Path) -> dict[str, torch.Tensor]:
         (PolicyGradient(normalization="token"), {"loss_type": "dapo"}),
         (PolicyGradient(normalization="constant", max_tokens=9), {"loss_type": "dr_grpo"}),
         (PolicyGradient(kl=0.3), {"loss_type": "grpo", "beta": 0.3}),
-        (PolicyGradient(clip_low=0.01, clip_high=0.02), {"loss_type": "grpo"}),
+        (PolicyGradient(clip_low=0.1, clip_high=0.2), {"loss_type": "grpo"}),
     ],
     ids=lambda value: repr(value) if isinstance(value, PolicyGradient) else value["loss_type"],
 )
@@ -257,7 +316,7 @@ def test_a_policy_gradient_equals_trls(
         reward_funcs=lambda completions, **kwargs: [0.0] * len(completions),
         args=GRPOConfig(
             str(tmp_path), per_device_train_batch_size=6, num_generations=6, max_completion_length=9,
-            epsilon=0.01, epsilon_high=0.02, use_bias_correction_kl=False, num_iterations=1, use_cpu=True,
+            epsilon=0.1, epsilon_high=0.2, use_bias_correction_kl=False, num_iterations=1, use_cpu=True,
             bf16=False, report_to="none", gradient_checkpointing=False, **settings,
         ),
         train_dataset=Dataset.from_list([{"prompt": "w1"}]),
@@ -268,8 +327,14 @@ def test_a_policy_gradient_equals_trls(
 
     def under(folder: Path) -> torch.Tensor:
         model = AutoModelForCausalLM.from_pretrained(folder)
-        values = [log_probability(model, row.prompt, *row.responses) for row in batch]
-        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True).detach()
+        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        ids, mask = (
+            torch.cat([inputs[f"{part}_{what}"] for part in ("prompt", "completion")], dim=1)
+            for what in ("ids", "mask")
+        )
+        width = inputs["completion_ids"].size(1)
+        with torch.no_grad():
+            return trainer._get_per_token_logps_and_entropies(model, ids, mask, width)[0].double()
 
     if objective.clips:
         inputs["old_per_token_logps"] = under(base)
@@ -280,8 +345,47 @@ def test_a_policy_gradient_equals_trls(
     loss.backward()
     for name, weight in trainer.model.named_parameters():
         torch.testing.assert_close(found[name], weight.grad, atol=1e-12, rtol=0)
-    if steps == 1:
+    if objective.clips:
+        assert 0 < trained.monitors["clipped"] < 1
+    else:
         assert trained.loss == pytest.approx(loss.item(), abs=1e-12)
+
+
+def test_what_a_call_reports_of_pairs(base: Path, tmp_path: Path) -> None:
+    """Of the last step, under the weights that it starts from; and what the first rows start from."""
+    batches = dpo_batches(2, 9)
+    trained = TRLTrainer(micro_batch=4).train(
+        base, batches, DPO(beta=0.3), Optimizer(learning_rate=1e-3), tmp_path / "two"
+    )
+    TRLTrainer().train(base, batches[:1], DPO(beta=0.3), Optimizer(learning_rate=1e-3), tmp_path / "one")
+
+    def sums(folder: Path, batch: Sequence[Row]) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        sides = [[log_probability(model, row.prompt, side).sum() for side in row.responses] for row in batch]
+        return torch.tensor(sides)
+
+    before, after = sums(base, batches[1]), sums(tmp_path / "one", batches[1])
+    margins = 0.3 * (after - before) @ torch.tensor([1.0, -1.0])
+    assert trained.monitors == pytest.approx(
+        {
+            "chosen_log_probability": after[:, 0].mean().item(),
+            "rejected_log_probability": after[:, 1].mean().item(),
+            "chosen_drift": (after - before)[:, 0].mean().item(),
+            "rejected_drift": (after - before)[:, 1].mean().item(),
+            "reward_margin": margins.mean().item(),
+            "reward_accuracy": (margins > 0).float().mean().item(),
+        },
+        abs=1e-4,
+    )
+    rows, found = zip(*trained.start, strict=True)
+    assert len(rows) == 8 and set(rows) <= set(batches[0])
+    assert torch.tensor(found) == pytest.approx(sums(base, rows), abs=1e-4)
+    supervised = TRLTrainer().train(base, sft_batches(1), SFT(), COSINE, tmp_path / "sft")
+    assert supervised.monitors == {} and len(supervised.start) == 6
+    model = AutoModelForCausalLM.from_pretrained(base)
+    for row, (value,) in supervised.start:
+        expected = log_probability(model, row.prompt, *row.responses).sum().item()
+        assert value == pytest.approx(expected, abs=1e-4)
 
 
 def test_dpo_starts_at_ln_2_and_widens_the_margin(base: Path, tmp_path: Path) -> None:
@@ -396,7 +500,7 @@ def test_an_inherited_call_goes_on_where_the_last_one_stopped(base: Path, tmp_pa
 
 OBJECTIVES = [
     SFT(),
-    DPO(label_smoothing=0.1, nll_weight=1.0),
+    DPO(label_smoothing=0.1, nll_weight=1.0, nll_normalization="sequence"),
     PolicyGradient(clip_low=0.01, clip_high=0.02),
 ]
 KINDS = ["sft", "dpo", "policy"]
