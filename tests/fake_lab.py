@@ -3,7 +3,6 @@ argument of every call is on record."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from repro import discovery
 from repro.method import (
     DPO,
     BudgetSpent,
@@ -247,13 +247,7 @@ def _step(data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
 
 
 def load(name: str) -> ModuleType:
-    path = ROOT / "baselines" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"baseline_under_test_{name}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    spec.loader.exec_module(module)
-    return module
+    return sys.modules[discovery.method_class(name).__module__]
 
 
 MODULES = {name: load(name) for name in NAMES}

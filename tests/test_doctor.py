@@ -368,7 +368,7 @@ def budget_below_a_round(place: Place) -> None:
 
 
 @fault(
-    "budgets", "a rehearsal of adastar failed in round 1: ZeroDivisionError: oh", "mend baselines/adastar.py"
+    "budgets", "a rehearsal of adastar failed in round 1: ZeroDivisionError: oh", "mend its method, adastar"
 )
 def broken_method(place: Place) -> None:
     class Broken:
