@@ -110,6 +110,38 @@ def methods(study: Annotated[Path | None, typer.Argument(help="A study file.")] 
             typer.echo(f"    {field}: {value}")
 
 
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and underscores.")],
+    folder: Annotated[Path | None, typer.Option(help="Where to write it; default: baselines/.")] = None,
+) -> None:
+    """Write the file of a method to begin with: the simplest there is, which runs."""
+    from repro.discovery import BASELINES
+    from repro.planning import contract
+
+    path = contract.new(name, folder or BASELINES)
+    row = f"a study has it as a row by `methods: {{{name}: {{method: {path}}}}}`"
+    typer.echo(
+        f"{path} is written. Next:\n"
+        "  1. make it yours: its docstring, its hyper-parameters, its round\n"
+        f"  2. repro check-method {path}\n"
+        f"  3. {row if folder else 'every study whose `methods` is `all` has it as a row'}"
+    )
+
+
+@app.command("check-method")
+def check_method(
+    method: Annotated[str, typer.Argument(help="The path of a method's file, or what a study calls it.")],
+) -> None:
+    """Play a method on a scripted model in memory, and say where it breaks the contract of methods."""
+    from repro.planning import contract
+
+    checks = contract.check(method)
+    typer.echo(contract.render(checks))
+    if any(one.fault for one in checks):
+        raise typer.Exit(1)
+
+
 @app.command()
 def plan(
     study: StudyFile,

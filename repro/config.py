@@ -468,15 +468,11 @@ def _presets(path: Path, study: dict[str, Any]) -> list[Path]:
     found = []
     for name in named if isinstance(named, list) else [named]:
         if not isinstance(name, str):
-            raise UserError(
-                f"{path}: `preset`: the name of a preset is wanted, or a list (it is {_shown(name)})"
-            )
+            raise UserError(f"{path}: `preset` names presets, one or a list of them, and not {_shown(name)}")
         file = Path(name) if "/" in name or name.endswith(".yaml") else PRESETS / f"{name}.yaml"
         if not file.is_file():
             there = ", ".join(sorted(one.stem for one in PRESETS.glob("*.yaml"))) or "none"
-            raise UserError(
-                f"{path}: `preset` names {_shown(name)}, but {file} does not exist; there are: {there}"
-            )
+            raise UserError(f"{path}: `preset` names `{name}`, but {file} does not exist; there are: {there}")
         found.append(file)
     return found
 
@@ -510,9 +506,8 @@ def validated(
         )
         missing = first["type"] == "missing"
         parts = _keys_at(values, first["loc"])
-        where = next(
-            (name for name, layer in (layers or {}).items() if parts and _holds(layer, parts)), where
-        )
+        if parts:
+            where = next((name for name, layer in (layers or {}).items() if _holds(layer, parts)), where)
         shown = [*parts, first["loc"][-1]] if missing else parts
         key = ".".join(text if len(text) <= 100 else f"{text[:97]}..." for text in map(str, shown))
         if first["type"] == "extra_forbidden":

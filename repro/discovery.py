@@ -71,7 +71,7 @@ class Source:
         """The Method class that is defined there. Raises UserError unless there is exactly one, which a table
         can name and a study can set."""
         importlib.invalidate_caches()
-        _refuse_absolute(self.module)
+        self._refuse_absolute()
         try:
             module = importlib.import_module(self.module)
             found = [self.entry.load()] if self.entry else [*vars(module).values()]
@@ -86,6 +86,18 @@ class Source:
             )
         self._check(own[0])
         return own[0]
+
+    def _refuse_absolute(self) -> None:
+        """Python finds a file beside another one by an absolute import only where it is started there."""
+        package = self.module.rpartition(".")[0]
+        for name, file in own_modules(self.module).items() if package else ():
+            for imported in sorted({one.split(".")[0] for one in _imports(name, file)} - {package}):
+                beside = _file(f"{package}.{imported}")
+                if beside is not None and _file(imported) in (None, beside):
+                    raise UserError(
+                        f"{self.name}: {file.name} imports `{imported}`, which lies beside it; write `from "
+                        f".{imported} import ...` or `from . import {imported}`"
+                    )
 
     def _check(self, cls: type[Method]) -> None:
         for key in OF_A_ROW:
@@ -194,20 +206,6 @@ def _tree(file: Path) -> ast.Module:
         return ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ast.Module([], [])
-
-
-def _refuse_absolute(module: str) -> None:
-    """A file beside another one is imported relatively: Python finds it absolutely only where one happens to
-    stand in its folder."""
-    package = module.rpartition(".")[0]
-    for name, file in own_modules(module).items() if package else ():
-        for imported in {one.split(".")[0] for one in _imports(name, file)} - {package}:
-            beside = _file(f"{package}.{imported}")
-            if beside is not None and _file(imported) in (None, beside):
-                raise UserError(
-                    f"{file} imports `{imported}`, which lies beside it; write `from .{imported} import ...` "
-                    f"or `from . import {imported}`"
-                )
 
 
 # -- the rows of a study -----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ argument of every call is on record."""
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from repro import discovery
 from repro.method import (
     DPO,
     BudgetSpent,
@@ -266,7 +267,7 @@ def _step(data: Sequence[Example] | Sequence[Pair], batch_size: int) -> int:
 
 
 def load(name: str) -> ModuleType:
-    return importlib.import_module(f"baselines.{name}")
+    return sys.modules[discovery.method_class(name).__module__]
 
 
 MODULES = {name: load(name) for name in NAMES}

@@ -147,3 +147,66 @@ def test_mistakes_about_methods(tmp_path: Path) -> None:
         load_method(load(tmp_path, hyperparameters={name: {"colour": 1}}), name)
     with pytest.raises(UserError, match=rf"hyperparameters\.{name}: `batch_size`: .* \(it is 'big'\)"):
         load_method(load(tmp_path, hyperparameters={name: {"batch_size": "big"}}), name)
+
+
+# --- presets ----------------------------------------------------------------------------------------------
+
+
+def preset(folder: Path, name: str, **values: Any) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return str(folder / f"{name}.yaml")
+
+
+def test_a_study_stands_on_its_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.config.PRESETS", tmp_path / "presets")
+    sampling, training = {"max_tokens": 5, "chunk": 7}, {"max_length": 9, "lora": {"rank": 3, "alpha": 4}}
+    preset(tmp_path / "presets", "small", sampling=sampling, training=training, seeds=[7, 8, 9])
+    other = preset(tmp_path, "other", training={"lora": {"alpha": 5}}, title="Of the preset")
+    study = load(tmp_path, preset=["small", other])
+    assert (study.sampling.max_tokens, study.sampling.chunk) == (16, 7)  # the study's, and the preset's
+    assert study.training.max_length == 9 and study.training.lora
+    assert (study.training.lora.rank, study.training.lora.alpha) == (3, 5)  # the later preset's
+    assert study.seeds == [0, 1] and study.title == "Tiny"  # lists and values are replaced whole
+    assert load(tmp_path, preset="small", seeds=MISSING).seeds == [7, 8, 9]
+    assert load(tmp_path, preset="small", sampling=MISSING).sampling.max_tokens == 5
+    plain, on_top = load(tmp_path), load(tmp_path, preset=preset(tmp_path, "none"))
+    assert plain == on_top
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"sampling": {"colour": 1}}, "PRESET: unknown key `sampling.colour`; known here: engine"),
+        ({"sampling": {"chunk": 0}}, "PRESET: `sampling.chunk`: Input should be greater than 0 (it is 0)"),
+        ({"preset": "more"}, "PRESET: unknown key `preset`; known here: name"),
+        ({"gpus": 2, "seeds": [-1]}, "STUDY: `budgets`: Input should be a valid list"),
+    ],
+)
+def test_a_mistake_in_a_preset_names_it(tmp_path: Path, values: dict[str, Any], sentence: str) -> None:
+    path = preset(tmp_path, "wrong", **values)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, preset=path, **({"budgets": 5} if "gpus" in values else {}))
+    wanted = sentence.replace("PRESET", path).replace("STUDY", str(tmp_path / "study.yaml"))
+    assert str(caught.value).startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("none", "`preset` names `none`, but .*presets/none\\.yaml does not exist; there are: "),
+        (["./none.yaml"], "`preset` names `\\./none\\.yaml`, but none\\.yaml does not exist"),
+        (5, "`preset` names presets, one or a list of them, and not 5"),
+        ([{}], "`preset` names presets, one or a list of them, and not {}"),
+    ],
+)
+def test_presets_that_cannot_be(tmp_path: Path, value: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        load(tmp_path, preset=value)
+    assert str(caught.value).startswith(str(tmp_path / "study.yaml"))
+
+
+def test_a_preset_is_a_mapping(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(UserError, match=r"list\.yaml: a study is a mapping of keys"):
+        load(tmp_path, preset=str(tmp_path / "list.yaml"))

@@ -405,7 +405,7 @@ def test_one_round_is_enough_for_a_method_that_has_no_second(place: Place) -> No
 
 
 @fault(
-    "budgets", "a rehearsal of adastar failed in round 1: ZeroDivisionError: oh", "mend baselines/adastar.py"
+    "budgets", "a rehearsal of adastar failed in round 1: ZeroDivisionError: oh", "mend its method, adastar"
 )
 def broken_method(place: Place) -> None:
     class Broken:

@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from repro.config import Folder, HubModel, JsonlProblems, RewardModel, Study, load_study
-from repro.discovery import ROOT, load_method, method_ids
+from repro.discovery import ROOT, Broken, load_method, method_ids, rows
 from repro.errors import UserError
 from repro.layout import Layout
 from repro.planning import plan, shapes
@@ -332,9 +332,12 @@ def _methods(case: Case) -> Iterator[str | Problem]:
     names = method_ids(case.study)
     for name in names:
         try:
-            load_method(case.study, name)
+            method = load_method(case.study, name)
         except UserError as error:
             yield Problem(str(error))
+        else:
+            if isinstance(method, Broken):
+                yield Problem(f"{name}: {method.reason}")
     yield f"{len(names)}: {', '.join(names)}"
 
 
@@ -344,7 +347,9 @@ def _budget(case: Case) -> Iterator[str | Problem]:
     for name, play in case.plan.plays.items():
         if play.failed:
             good = False
-            yield Problem(f"a rehearsal of {name} {play.reason}; mend baselines/{name}.py")
+            yield Problem(
+                f"a rehearsal of {name} {play.reason}; mend its method, {rows(case.study)[name].method}"
+            )
         if not play.spends:
             continue
         method = case.planner.methods[name]

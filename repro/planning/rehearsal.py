@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, flops, sample_tally, sequence_tally
-from repro.method import BudgetSpent, Method, TrainReport, Unavailable
+from repro.method import BudgetSpent, Method, Misuse, TrainReport, Unavailable
 from repro.objectives import Objective, Optimizer, default_objective, steps_of
 from repro.records import Completion, Example, Pair, Problem, Verdict
 from repro.schema import Account
@@ -118,7 +118,7 @@ def rehearse(method: Method, stage: Stage, budgets: Sequence[int]) -> Play:
     for group in [[budget] for budget in budgets] if method.plans else [list(budgets)]:
         lab = RehearsalLab(stage, group, method)
         try:
-            _play(method, lab)
+            play(method, lab)
         except Unavailable as error:
             return Play(reason=f"unavailable: {error}")
         except Exception as error:  # its run would be a failed row, and not the end of the study
@@ -142,7 +142,7 @@ def mend(method: Method, stage: Stage, budget: int) -> Mend:
     def price(method: Method, budget: int) -> int | None:
         lab = RehearsalLab(stage, [budget], method)
         with suppress(Exception):  # half of a size may be no setting at all
-            _play(method, lab)
+            play(method, lab)
         return lab.shown
 
     for budget in [budget << doubled for doubled in range(1, DOUBLINGS + 1)]:
@@ -157,8 +157,12 @@ def mend(method: Method, stage: Stage, budget: int) -> Mend:
     return Mend(None, [])
 
 
-def _play(method: Method, lab: RehearsalLab) -> None:
-    """Rounds until the top budget is spent. Raises what the method does, and RuntimeError if it never is."""
+class Idle(RuntimeError):
+    """A method's rounds spend nothing, so that its budget would never end."""
+
+
+def play(method: Method, lab: RehearsalLab) -> None:
+    """Rounds until the top budget is spent. Raises what the method does, and :class:`Idle` if it never is."""
     idle = 0
     try:
         state = method.start(lab)
@@ -168,7 +172,7 @@ def _play(method: Method, lab: RehearsalLab) -> None:
             method.round(lab, state)
             idle = idle + 1 if lab.spent == before else 0
         if idle == IDLE_ROUNDS:
-            raise RuntimeError(f"{IDLE_ROUNDS} rounds in a row spent nothing")
+            raise Idle(f"{IDLE_ROUNDS} rounds in a row spent nothing")
     except BudgetSpent:
         pass
     lab.close()
@@ -195,6 +199,8 @@ class RehearsalLab:
 
     @property
     def budget(self) -> int:
+        if not self._method.plans:
+            raise Misuse("only a method that plans from its budget may read it: set `plans: true`")
         return self._budgets[-1]
 
     @property
@@ -294,7 +300,7 @@ class RehearsalLab:
         while steps is None or done < steps:
             batch = next(order)
             cost = sum([costs[i] for i in batch]) + sum([owed.pop(data[i], 0) for i in batch if owed])
-            if self.spent + cost > self.budget:
+            if self.spent + cost > self._budgets[-1]:
                 raise BudgetSpent
             self._charge(Account.TRAIN, cost)
             self._held = self.spent
