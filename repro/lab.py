@@ -501,8 +501,9 @@ class Lab:
             self._drawn.clear()
 
             def paid(step: int) -> None:
-                self.visits.update(data[i].problem.id for i in plan[step])
-                self.monitors.trained(data[i].problem.id for i in plan[step])
+                problems = [data[i].problem.id for i in plan[step]]
+                self.visits.update(problems)
+                self.monitors.trained(problems)
                 self.monitors.say(gap)
 
             self._charge(

@@ -67,6 +67,8 @@ SEEN = {
     "rejected_drift": "log p(rejected), change",
     "reward_margin": "implicit reward margin",
     "reward_accuracy": "implicit reward accuracy",
+    "clipped": "clipped tokens (share)",
+    "kl": "divergence from the base (nats per token)",
 }
 VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
 # What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and

@@ -130,7 +130,7 @@ LAB = [
     *seen_by("repro/lab.py", "tests/test_lab_trainings.py", {
         'generator(self._name, "batches", self._calls)': 'generator(self._name, "batches")',
         "horizon or before + (steps or len(plan))": "horizon or (steps or len(plan))",
-        "self.visits.update(data[i].problem.id for i in batch)":
+        "self.visits.update(problems)":
             "self.visits.update(datum.problem.id for datum in data)",
         'stream_seed(self._name, "train", self._calls)': 'stream_seed(self._name, "train")',
     }),
@@ -155,7 +155,7 @@ LAB = [
         "batch_tally([tallies[i] for i in batch])": "batch_tally([tallies[batch[0]]] * len(batch))",
         "horizon or before + (steps or len(plan))": "horizon or before + len(plan)",
         "stream_seed(self._name, \"train\", self._calls),": "0,",
-        "self.visits.update(data[i].problem.id for i in batch)": "pass",
+        "self.visits.update(problems)": "pass",
         "self._base if start == \"base\" else self._model": "self._model",
         "self._trained if inherit_optimizer else None": "None",
         "[[call.rows[i] for i in batch] for batch in call.plan[:steps]],":
@@ -333,7 +333,42 @@ VERIFIER = [
     }),
 ]  # fmt: skip
 
-MUTANTS = [*BASELINES, *LAB, *RECORDING, *FLOPS, *STATISTICS, *VERIFIER]
+MONITORS = [
+    *seen_by("repro/monitors.py", "tests/test_monitors.py", {
+        "self._squares += 2 * self._visits[problem] + 1": "self._squares += 1",
+        "group.correct in (0, group.completions)": "group.correct == 0",
+        "if group.completions > 1]": "]",
+        "if found.values and self.rounds[-1:] != [found]:": "if found.values:",
+        "self._said |= {": "self._said = {",
+        "and isfinite(float(value))": "",
+    }),
+    *seen_by("repro/lab.py", "tests/test_monitors.py", {
+        "if account is Account.SAMPLE and not hint:": "if account is Account.SAMPLE:",
+        "if request.prompt == self._set.prompts[problem.id]:": "if True:",
+        " if call.source == policy else {}": "",
+        "self._drawn.clear()": "pass",
+        "abs(samplers - trainers) / len(response)": "abs(samplers - trainers)",
+        ".problem.id, checksum(response)))": ".problem.id, 1))",
+        "if not truncated or self._plans:": "if True:",
+        "            paid(done)": "            pass",
+        "self.monitors.close(self._spent)\n        seen": "seen",
+        "if taken := SEEN.keys() & values.keys():": "if taken := ():",
+    }),
+    *seen_by("repro/run.py", "tests/test_run.py", {
+        "lab.monitors.rounds[seen : cut.seen]": "lab.monitors.rounds[: cut.seen]",
+    }),
+    *seen_by("repro/sampling/transformers.py", "tests/test_sampling.py", {
+        "torch.where(stopped[alive], 0.0, log_": "torch.where(stopped[alive], 1.0, log_",
+        "- logits.logsumexp(-1)": "",
+    }),
+    *seen_by("repro/reporting/results.py", "tests/test_records.py", {
+        '(line["round"], line["budget"])': '(line["round"], -line["budget"])',
+        'signed=("value",)': "",
+    }),
+    *seen_by("repro/reporting/recount.py", "tests/test_records.py", {"if line[name] > most:": "if False:"}),
+]  # fmt: skip
+
+MUTANTS = [*BASELINES, *LAB, *RECORDING, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS]
 
 
 # --- running them -----------------------------------------------------------------------------------------

@@ -450,6 +450,7 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
                 "fingerprint": fingerprint(folder), "spent": (number + 1) * entry.flops,
                 "papers_flops": (number + 1) * entry.papers_flops, "rounds": 1, "steps": number,
                 "ledger": [entry.to_json()],
+                "monitors": [[1, 7 * number, {"solved": 0.25, "alpha": -number}]],
             }
         )  # fmt: skip
     write_manifest(layout, study, "star", rows)
@@ -546,6 +547,18 @@ def collected(layout: Layout, study: Study, *methods: str) -> dict[str, Any]:
     """study.json of runs that were evaluated."""
     collect(study, list(methods), layout, Path("made.yaml"))
     return dict(read_json(layout.results / "records" / "study.json"))
+
+
+def test_monitors_are_collected_by_budget_and_round(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    collected(layout, study, "star")
+    assert (layout.results / "records" / "monitors.csv").read_text().splitlines() == [
+        "method,seed,budget,round,spent,monitor,value",
+        "star,3,10,1,0,alpha,0", "star,3,10,1,0,solved,0.25",
+        "star,3,20,1,7,alpha,-1", "star,3,20,1,7,solved,0.25",
+    ]  # fmt: skip
 
 
 def zeroed(layout: Layout, folder: Path) -> None:

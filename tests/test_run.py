@@ -137,6 +137,11 @@ def test_a_manifest_says_what_was_done(bench: Bench) -> None:
         assert files.sealed(model) and files.fingerprint(model) == row["fingerprint"]
     first, last = manifest["budgets"]
     assert 0 < first["steps"] < last["steps"] and 1 <= first["rounds"] <= last["rounds"]
+    for row in manifest["budgets"]:  # a cut ends with the round that it found
+        round, until, values = row["monitors"][-1]
+        assert (round, until) == (row["rounds"], row["spent"]) and values["training_frequency"] > 0
+    rounds = [round for row in manifest["budgets"] for round, *_ in row["monitors"]]
+    assert rounds == sorted(rounds) and set(rounds) == set(range(1, last["rounds"] + 1))
     (tier,) = manifest["visits"]
     assert tier["trained"] == 2 * last["steps"] and tier["pool"] == len(PROBLEMS)
     assert {row["account"] for row in manifest["machine"]} == {"sample", "verify", "train"}

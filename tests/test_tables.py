@@ -11,6 +11,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import example, given
@@ -34,10 +35,12 @@ from synthetic import (
 from repro.method import Role
 from repro.reporting.analysis import Analysis
 from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.figures import _look, _thinned, monitors
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
 from repro.reporting.table import Bold, Table, flops, p_text, signed, significant
 from repro.reporting.tables import all_tables, leaderboard, overview, targets, tiers
+from repro.schema import SEEN
 
 TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "stranded", "quality", "use", "machine")
 Line = dict[str, object]
@@ -205,6 +208,40 @@ def test_no_dates_in_figures(out: Path) -> None:
         assert b"dc:date" not in (out / "figures" / f"{name}.svg").read_bytes()
         png = (out / "figures" / f"{name}.png").read_bytes()
         assert b"tEXt" not in png and b"tIME" not in png
+
+
+def test_no_two_rows_look_alike(tmp_path: Path) -> None:
+    """Methods and ablations differ by colour or dashes, several controls of one kind by their markers."""
+    roles = [*[Role.METHOD] * 20, *[Role.ABLATION] * 20, Role.BASE, *[Role.NEGATIVE] * 4, Role.UPPER]
+    rows = tuple(Made(f"row{i}", role) for i, role in enumerate(roles))
+    records = write_records(tmp_path / "records", rows, seeds=(0,), budgets=BUDGETS[:1], per_tier=1, k=1)
+    analysis = Analysis(load(records))
+    looks = {row.method: _look(analysis, row) for row in analysis.study.rows}
+    main = [(str(look["color"]), str(look["ls"])) for method, look in looks.items() if int(method[3:]) < 40]
+    all_of_it = [(look["color"], str(look["ls"]), look["marker"]) for look in looks.values()]
+    assert len(set(main)) == 40 and len(set(all_of_it)) == len(rows)
+    (legend,) = monitors(analysis, ["solved"]).legends
+    assert len(legend.get_lines()) == len(rows) - 1  # the base model looks at nothing
+
+
+def test_a_panel_has_the_rows_that_have_its_monitor(records: Path) -> None:
+    """The mean over seeds of rounds that all of them have, and each seed; incomplete rows are left out."""
+    study = load(records)
+    both, own = monitors(Analysis(study), ["solved", "own_twin"]).axes
+    complete = [row for row in study.rows if not study.incomplete(row.method, study.top)]
+    assert (both.get_title(), own.get_title()) == (SEEN["solved"], "own_twin")
+    assert len(both.lines) == 4 * sum(row.role is not Role.BASE for row in complete)
+    *seeds, mean = own.lines
+    assert [list(line.get_ydata()) for line in (*seeds, mean)] == [[-1, -2, -3, -4]] * 4
+    runs = [study.monitored("twin", seed, study.top)["own_twin"] for seed in study.seeds]
+    spent = [np.mean([run[n]["spent"] for run in runs]) / 1e9 for n in (1, 2, 3, 4)]
+    assert list(mean.get_xdata()) == pytest.approx(spent)
+
+
+def test_of_a_long_run_not_every_round_is_drawn() -> None:
+    x, y = _thinned([(i, -i) for i in range(1001)])
+    assert len(x) <= 200 and (x[-1], y[-1]) == (1000, -1000) and list(x) == sorted(x)
+    assert [list(axis) for axis in _thinned([(1, 2), (3, 4)])] == [[1, 3], [2, 4]]
 
 
 def test_x_rows_say_why_in_every_format(out: Path) -> None:
