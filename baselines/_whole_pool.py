@@ -9,6 +9,7 @@ from repro.method import Example, Lab, Method, Optimizer
 class WholePool(Method):
     paper: ClassVar[str] = "Koh et al. 2025, arXiv:2505.16322"
 
+    n_problems: int | None = None  # at most so many, shuffled; the paper takes all
     k: int = 1  # samples of an attempt; paper sec. 4.1
     attempts: int = 2  # one after the other until solved; paper sec. 4.1
     rationalise: bool = False  # hint from the second attempt on; paper sec. 4.1: off for math
@@ -21,7 +22,8 @@ class WholePool(Method):
     def solved(self, lab: Lab) -> list[Example]:
         """The correct solutions of one walk over the pool, in random order."""
         kept: list[Example] = []
-        unsolved = [lab.problems[i] for i in lab.rng("order").permutation(len(lab.problems))]
+        order = lab.rng("order").permutation(len(lab.problems))[: self.n_problems]
+        unsolved = [lab.problems[i] for i in order]
         for attempt in range(1, self.attempts + 1):
             tries = lab.sample(
                 unsolved,
@@ -39,5 +41,5 @@ class WholePool(Method):
             ]
             if not unsolved:
                 break
-        lab.log("sampled", visited=len(lab.problems), unsolved=len(unsolved), kept=len(kept))
+        lab.log("sampled", visited=len(order), unsolved=len(unsolved), kept=len(kept))
         return kept

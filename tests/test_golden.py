@@ -171,7 +171,11 @@ CHOICES = {
     "min": "mean", "\n": "then", "growth": "epochs", "last, win": "win, last", "random": "id",
     "floor": "round", "all": "kept", "pairs": "chosen", "errors": "uniform", "prop2diff": "uniform",
 }  # fmt: skip
-UNSET = {"sft_stage": SFTStage(epochs=1, batch_size=4, optimizer=Optimizer(learning_rate=1e-4)), "n_star": 5}
+UNSET = {
+    "sft_stage": SFTStage(epochs=1, batch_size=4, optimizer=Optimizer(learning_rate=1e-4)),
+    "n_star": 5,
+    "n_problems": 20,
+}
 
 
 def another(field: str, value: Any) -> Any:
