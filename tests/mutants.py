@@ -194,7 +194,8 @@ LAB = [
         "lab.ledger[first : cut.entries]": "lab.ledger[: cut.entries]",
         "if not _own_fault(error, method):": "if False:",
         "if isinstance(error, Misuse):": "if False:",
-        "except (UserError, OSError, MemoryError):\n        raise\n    except Exception": "except Exception",
+        "except (UserError, OSError, MemoryError):\n        raise\n    except (Exception, SystemExit)":
+            "except (Exception, SystemExit)",
         "\"base\": base,": "\"base\": key,",
         "row(\"wasted\", call[\"device\"])": "row(\"train\", call[\"device\"])",
     }),

@@ -206,6 +206,12 @@ def test_presets_that_cannot_be(tmp_path: Path, value: Any, sentence: str) -> No
     assert str(caught.value).startswith(str(tmp_path / "study.yaml"))
 
 
+def test_a_mistake_in_two_presets_is_that_of_the_later(tmp_path: Path) -> None:
+    both = [preset(tmp_path, name, colour=name) for name in ("first", "second")]
+    with pytest.raises(UserError, match=r"second\.yaml: unknown key `colour`"):
+        load(tmp_path, preset=both)
+
+
 def test_a_preset_is_a_mapping(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(UserError, match=r"list\.yaml: a study is a mapping of keys"):

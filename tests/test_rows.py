@@ -168,7 +168,8 @@ def test_the_code_of_a_method_is_what_it_imports_from_beside_it(tmp_path: Path) 
         "m/mine.py": method(imports="from .direct import f"),
         "m/direct.py": "def f():\n    from . import indirect\n    from .deep.er import h\n",
         "m/indirect.py": "import os",
-        "m/deep/__init__.py": "x = 1",
+        "m/deep/__init__.py": "from .inner import x",
+        "m/deep/inner.py": "x = 1",
         "m/deep/er.py": "from ..other import h",
         "m/other.py": "h = 1",
         "m/unrelated.py": "x = 1",
@@ -197,6 +198,8 @@ def test_an_absolute_import_from_beside_says_how_to_write_it(tmp_path: Path) -> 
     write("m/mine.py", method(imports="import helper, os\nfrom random import random"))
     write("m/helper.py", "")
     write("m/random.py", "")  # the standard library's is meant
+    write("m/other.py", method("Other", imports="from random import random"))
+    assert method_class("m/other.py").title == "Other"
     with pytest.raises(
         UserError, match=r"m/mine\.py: mine\.py imports `helper`, .*; write `from \.helper import"
     ):
