@@ -399,7 +399,7 @@ ADASTARS = [
 @pytest.mark.parametrize("name", ADASTARS)
 def test_settings_that_are_said_to_be_adastars_are(name: str) -> None:
     adastar, other = method_class("adastar")().model_dump(), method_class(name)().model_dump()
-    own = {"rows", "priority", "k"}  # what these rows have of their own
+    own = {"rows", "priority", "k", "n_problems"}  # what these rows have of their own
     assert {field: value for field, value in other.items() if field not in own} == {
         field: adastar[field] for field in other if field not in own
     }
@@ -754,6 +754,17 @@ def test_greso_skips_by_streak_and_resamples_until_enough_are_useful() -> None:
     }
     assert all(state.streak[i] == (-1, None, 1)[i % 3] for i in state.streak if i % 3 != 1)
     assert useful <= 20 and state.p_easy == 0.4  # no adaptation in the first pass
+
+
+def test_greso_counts_how_often_in_a_row() -> None:
+    groups = iter([[True] * 3, [True] * 3, [False] * 3, [False] * 3, [True, False, True]])
+    lab, greso = fake_lab("greso", size=1), method_class("greso")(p_easy=0.99, p_hard=0.99)
+    lab.sample = lambda problems, n, **how: [[completion("", right) for right in next(groups)]]  # type: ignore[method-assign]
+    state, counts = greso.start(lab), []
+    for lab.round in range(1, 6):
+        greso.groups(lab, state)  # type: ignore[attr-defined]
+        counts.append(state.streak[0])
+    assert counts == [1, 2, -1, -2, 0]
 
 
 def test_greso_moves_its_probabilities_by_the_wanted_shares() -> None:
