@@ -118,6 +118,8 @@ class AdaSTaR(Method):
                 training = self.steps(lab.round) * lab.step_cost(kept, self.batch_size)
                 last = not lab.affords(training + 2 * chunk_cost)
 
+        popped = order[: pops(m, len(wins) / m, self.power, self.pops)]
+        lab.log("solved enough", visited=m, alpha=len(wins) / m, kept=len(kept), popped=len(popped))
         if kept:
             lab.train(
                 kept[:wanted],
@@ -126,11 +128,9 @@ class AdaSTaR(Method):
                 optimizer=self.optimizer,
             )
 
-        popped = order[: pops(m, len(wins) / m, self.power, self.pops)]
         for i in popped:
             state.last[i] = lab.round
             state.wins[i] = wins.get(i, 0.0)
-        lab.log("updated", visited=m, alpha=len(wins) / m, kept=len(kept), popped=len(popped))
 
 
 def pops(m: int, alpha: float, power: float = 2.0, how: str = "floor") -> int:

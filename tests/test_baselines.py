@@ -773,6 +773,16 @@ def test_greso_moves_its_probabilities_by_the_wanted_shares() -> None:
         *_, state = rounds_of("greso", lab, 2, n_problems=60)
         if easy is not None:
             assert (state.p_easy, state.p_hard) == pytest.approx((easy, hard))
+    # A quarter of the problems are never solved, and half of these are skipped in the second pass: about a seventh
+    # of its groups are all wrong, where two thirds of a quarter are wanted. None is all right.
+    lab, turns = fake_lab("greso", size=64), count()
+    lab.complete = (
+        lambda problem, hint, random: completion(  # type: ignore[method-assign]
+            "", bool(next(turns) % 2) and int(problem.id[1:]) % 4 > 0, problem=problem
+        )
+    )
+    *_, state = rounds_of("greso", lab, 2, n_problems=64, target=0.25)
+    assert (state.p_easy, state.p_hard) == pytest.approx((0.41, 0.51))
     greso: Any = method_class("greso")()
     assert greso.moved(0.05, True) == 0.05 and greso.moved(0.95, False) == 0.95
 
