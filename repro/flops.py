@@ -15,7 +15,9 @@ and vocabulary V::
 
 A training step is three forward passes (backward is two). DPO trains on both sides. Its reference is the
 policy that the call starts from, which does not change: one forward pass over both sides of each *distinct*
-pair, charged in the step that first needs it, however often the pair is visited.
+pair, charged in the step that first needs it, however often the pair is visited. A policy gradient that
+clips pays likewise for the policy that the call starts from, and one with a divergence for the base model:
+one forward pass each over every distinct row.
 
 All samples of a call are drawn from one policy, so what their prompts share is read once: the K completions
 of a problem share its prompt, and all prompts of a call share the tokens that every prompt of the problem set

@@ -15,6 +15,7 @@ import numpy as np
 from repro import discovery
 from repro.method import (
     DPO,
+    SFT,
     BudgetSpent,
     Completion,
     Example,
@@ -256,6 +257,8 @@ def _fitting(objective: Objective | None, data: Sequence[Example] | Sequence[Pai
     objective = objective or default_objective(data)
     if not isinstance(data[0], objective.data):
         raise ValueError(f"{type(objective).__name__} does not train on {type(data[0]).__name__}")
+    if isinstance(objective, SFT) and any(row.weight != 1 for row in data if isinstance(row, Example)):
+        raise ValueError("SFT trains on examples of weight 1")
     return objective
 
 

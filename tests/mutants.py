@@ -327,9 +327,43 @@ RECORDING = [
     }),
     *seen_by("repro/training/trl.py", "tests/test_training.py", {
         "checkpoints.load_trained(self.model, self.resumed / checkpoints.STATE_WEIGHTS)": "pass",
-        "if REFERENCE[0] not in row]": "]",
+        "if column not in row]": "]",
         "due = output.keep_state if last else": "due = False if last else",
         "done = plan.before + plan.resumed": "done = plan.before",
+    }),
+]
+
+# What a policy gradient minimises, and what is charged for it.
+HAND = "tests/test_training.py::test_a_batch_worked_by_hand"
+OBJECTIVES = [
+    *seen_by("repro/lab.py", "tests/test_lab.py", {
+        "* references] for tally in tallies]": "] for tally in tallies]",
+        "replace(row, weight=datum.weight)": "row",
+        "if isinstance(objective, SFT) and weights != {1}:": "if False:",
+        "return [row.prompt, row.responses, row.weight] if row.weight != 1 else [":
+            "return [row.prompt, row.responses] if row.weight != 1 else [",
+    }),
+    *seen_by("repro/objectives.py", "tests/test_lab.py", {
+        "return self.clips + (self.kl > 0)": "return self.clips or self.kl > 0",
+    }),
+    *seen_by("repro/training/trl.py", HAND, {
+        '"sequence": "grpo", "token": "bnpo"': '"sequence": "bnpo", "token": "bnpo"',
+        "values[: len(row[\"completion_ids\"])]": "values[:1] * len(row[\"completion_ids\"])",
+        "self.beta = self.objective.kl": "self.beta = 0.0",
+        '"epsilon": low,': '"epsilon": high,',
+        '"max_completion_length": objective.max_tokens,': "",
+    }),
+    *seen_by("repro/training/trl.py", "tests/test_training.py::test_a_policy_gradient_equals_a_bare_loop", {
+        '"use_bias_correction_kl": False,': '"use_bias_correction_kl": True,',
+        'return loss * (tokens if self.objective.normalization == "token" else rows)': "return loss * rows",
+    }),
+    *seen_by("repro/training/trl.py", "tests/test_training.py::test_a_policy_gradient_equals_trls", {
+        "checkpoints.load_model(self.output.reference)": "checkpoints.load_model(self.output.base)",
+    }),
+    Mutant("repro/training/trl.py", "objective.nll_weight * rows * (", "objective.nll_weight * (",
+           ("tests/test_training.py::test_how_a_step_is_computed_does_not_change_the_result",)),
+    *seen_by("repro/training/__init__.py", "tests/test_training.py::test_schedules", {
+        "min(ceil(optimizer.warmup_ratio * horizon), horizon - 1)": "ceil(optimizer.warmup_ratio * horizon)",
     }),
 ]
 # fmt: on
@@ -448,7 +482,9 @@ MONITORS = [
     *seen_by("repro/reporting/recount.py", "tests/test_records.py", {"if line[name] > most:": "if False:"}),
 ]  # fmt: skip
 
-MUTANTS = [*BASELINES, *LAB, *RECORDING, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS]
+MUTANTS = [
+    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS
+]  # fmt: skip
 
 
 # --- running them -----------------------------------------------------------------------------------------

@@ -68,9 +68,9 @@ class Plan:
         ]
         filler = columns(Row((pad, pad), ((),) * len(batches[0][0].responses), 0.0), objective)
         filler |= dict.fromkeys(references(objective), 0.0)
-        if isinstance(objective, PolicyGradient):  # whose batches need a column for responses
-            filler |= {"completion_ids": [pad], "completion_mask": [0]}
-            filler |= {name: [0.0] for name in references(objective)}
+        if isinstance(objective, PolicyGradient):  # TRL's metrics take one column for a value per sequence
+            filler |= {"completion_ids": [pad] * 2, "completion_mask": [0] * 2}
+            filler |= {name: [0.0] * 2 for name in references(objective)}
         rows = [columns(row, objective) for row in index]
         return cls([*index], rows, filler, pad, steps, processes, objective, optimizer, seed, before, horizon)
 
