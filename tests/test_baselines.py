@@ -773,8 +773,8 @@ def test_greso_moves_its_probabilities_by_the_wanted_shares() -> None:
         *_, state = rounds_of("greso", lab, 2, n_problems=60)
         if easy is not None:
             assert (state.p_easy, state.p_hard) == pytest.approx((easy, hard))
-    # A quarter of the problems are never solved, and half of these are skipped in the second pass: about a seventh
-    # of its groups are all wrong, where two thirds of a quarter are wanted. None is all right.
+    # A quarter of the problems are never solved, and half of these are skipped in the second pass: about a
+    # seventh of its groups are all wrong, where two thirds of a quarter are wanted. None is all right.
     lab, turns = fake_lab("greso", size=64), count()
     lab.complete = (
         lambda problem, hint, random: completion(  # type: ignore[method-assign]

@@ -24,6 +24,7 @@ from repro.planning.rehearsal import Mend, Play, Script, Stage, mend, rehearse
 from repro.problems import ProblemSet
 from repro.records import Gold, Problem, Verdict
 from repro.sampling import Sample, Sampled
+from repro.training import Trained
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -256,12 +257,12 @@ class World:
         self, model_dir: Path, batches: Sequence[Any], objective: Any, optimizer: Any, out_dir: Path, *,
         snapshots: Mapping[int, Path] | None = None, on_step: Callable[[int, float], None] | None = None,
         **more: Any,
-    ) -> float:  # fmt: skip
+    ) -> Trained:  # fmt: skip
         (out_dir / "weights").write_text("")
         for snapshot in (snapshots or {}).values():
             with files.building(snapshot) as folder:
                 (folder / "weights").write_text("")
-        return 1.0
+        return Trained(1.0, {}, [])
 
 
 def really(method: Method, base: Path, folder: Path, budgets: Sequence[int]) -> Lab:
