@@ -19,11 +19,12 @@ from transformers import PreTrainedTokenizerFast
 from repro import files
 from repro.flops import ModelShape
 from repro.lab import Engines, Lab
-from repro.method import BudgetSpent, Example, Method, Optimizer, Pair, Role
+from repro.method import BudgetSpent, Example, Method, Optimizer, Pair, PolicyGradient, Role
 from repro.planning.rehearsal import Play, Script, Stage, rehearse
 from repro.problems import ProblemSet
 from repro.records import Gold, Problem, Verdict
 from repro.sampling import Sample, Sampled
+from repro.training import Trained
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -146,6 +147,26 @@ def test_training_to_the_end_of_the_budget() -> None:
     assert play.standings[0].stranded == 1
 
 
+def test_a_policy_gradient_pays_for_each_of_its_references() -> None:
+    costs: list[int] = []
+
+    class Clips(Method):
+        title: ClassVar[str] = "Clips"
+
+        def round(self, lab: Any, state: Any) -> None:
+            data = [Example(a.problem, a.text, -1.0) for a, *_ in lab.sample(lab.problems, 2)]
+            for objective in (PolicyGradient(), PolicyGradient(clip_low=0.1, clip_high=0.1, kl=0.1)):
+                before = lab.spent
+                lab.train(data, steps=1, batch_size=len(data), optimizer=ADAM, objective=objective)
+                costs.append(lab.spent - before)
+                assert lab.step_cost(data, len(data), objective) == costs[-1]
+            raise BudgetSpent
+
+    assert rehearse(Clips(), Stage(SCRIPT), [PLENTY]).reason == ""
+    plain, both = costs
+    assert 3 * both == 5 * plain  # three passes, and two more
+
+
 def test_dpo_s_step_cost_has_its_reference() -> None:
     class Asks(Method):
         title: ClassVar[str] = "Asks"
@@ -228,12 +249,12 @@ class World:
         self, model_dir: Path, batches: Sequence[Any], objective: Any, optimizer: Any, out_dir: Path, *,
         snapshots: Mapping[int, Path] | None = None, on_step: Callable[[int, float], None] | None = None,
         **more: Any,
-    ) -> float:  # fmt: skip
+    ) -> Trained:  # fmt: skip
         (out_dir / "weights").write_text("")
         for snapshot in (snapshots or {}).values():
             with files.building(snapshot) as folder:
                 (folder / "weights").write_text("")
-        return 1.0
+        return Trained(1.0, {}, [])
 
 
 def really(method: Method, base: Path, folder: Path, budgets: Sequence[int]) -> Lab:
