@@ -362,7 +362,7 @@ def test_what_a_call_reports_of_pairs(base: Path, tmp_path: Path) -> None:
 
     def sums(folder: Path, batch: Sequence[Row]) -> torch.Tensor:
         model = AutoModelForCausalLM.from_pretrained(folder)
-        sides = [[log_probability(model, row.prompt, side).sum() for side in row.responses] for row in batch]
+        sides = [[log_probability(model, row.prompt, r).sum().item() for r in row.responses] for row in batch]
         return torch.tensor(sides)
 
     before, after = sums(base, batches[1]), sums(tmp_path / "one", batches[1])

@@ -259,6 +259,8 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
         values = [value for line in axes.lines for value in line.get_ydata()]
         if values and 0 < 1000 * min(values) < max(values):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.02 * study.top / unit, 1.02 * study.top / unit)
         axes.set_title(SEEN.get(monitor, monitor), fontsize=9)
         axes.tick_params(labelsize=8)
