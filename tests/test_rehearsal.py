@@ -20,7 +20,7 @@ from repro import files
 from repro.flops import ModelShape
 from repro.lab import Engines, Lab
 from repro.method import BudgetSpent, Example, Method, Optimizer, Pair, PolicyGradient, Role
-from repro.planning.rehearsal import Play, Script, Stage, rehearse
+from repro.planning.rehearsal import Mend, Play, Script, Stage, mend, rehearse
 from repro.problems import ProblemSet
 from repro.records import Gold, Problem, Verdict
 from repro.sampling import Sample, Sampled
@@ -143,8 +143,36 @@ def test_training_to_the_end_of_the_budget() -> None:
     play = rehearse(Once(), Stage(SCRIPT), budgets)
     assert [one.steps for one in play.standings] == [0, 3, 7]
     assert [one.spent for one in play.standings] == [SAMPLED, SAMPLED + 3 * STEP, SAMPLED + 7 * STEP]
-    assert play.single and play.planned and play.runs == play.standings
+    assert [one.completed for one in play.standings] == [0, 1, 1]
+    assert play.planned and play.runs == play.standings
     assert play.standings[0].stranded == 1
+
+
+def test_a_round_is_complete_when_the_next_begins() -> None:
+    budgets = [ROUND - 1, ROUND, 2 * ROUND, 3 * ROUND - 1]
+    play = rehearse(Toy(), Stage(SCRIPT), budgets)
+    assert [(one.rounds, one.completed) for one in play.standings] == [(1, 0), (2, 1), (3, 2), (3, 2)]
+
+
+def test_a_mend_is_the_first_doubled_budget_that_completes_two_rounds_and_what_shrinks_them() -> None:
+    class Sized(Method):
+        title: ClassVar[str] = "Sized"
+        n: int = 2
+        top_k: int = 40
+        epochs: float = 2.0
+
+        def round(self, lab: Any, state: Any) -> None:
+            data = [Example(c.problem, c.text) for c in lab.sample(lab.problems[:1], self.n)[0]]
+            lab.train(data, epochs=self.epochs, batch_size=1, optimizer=ADAM)
+
+    class Part(Sized):
+        one_round: ClassVar[bool] = True
+
+    stage, both = Stage(SCRIPT), 2 * (FIRST + 2 * 2 * 3 * PASS)
+    assert mend(Sized(), stage, both // 2) == Mend(both, ["n", "epochs"])
+    assert mend(Sized(), stage, both // 2 - 1) == Mend(2 * both - 4, ["n", "epochs"])
+    assert mend(Part(), stage, FIRST) == Mend(4 * FIRST, ["n"])  # for FIRST + 3 * PASS
+    assert mend(Sized(), stage, 1) == Mend(None, [])
 
 
 def test_a_policy_gradient_pays_for_each_of_its_references() -> None:
@@ -238,7 +266,7 @@ class World:
 
     def sample(self, requests: Sequence[Any], params: Any, progress: Any = None) -> list[Sampled]:
         def words(seed: int) -> Sample:
-            return Sample(" ".join(f"w{seed >> 5 * i & 31}" for i in range(4)), 5, "stop")
+            return Sample(" ".join(f"w{seed >> 5 * i & 31}" for i in range(4)), 5, "stop", -1.0, 0)
 
         return [Sampled(30, tuple(map(words, request.seeds))) for request in requests]
 
