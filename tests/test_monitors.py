@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from test_lab import SCRIPTS, play
 from test_sampling import make_model
 
-from repro import files, training
+from repro import files
 from repro.lab import Engines, Lab, TrainingCall
 from repro.method import BudgetSpent, Completion, Example, Misuse, Optimizer, Pair, Verdict
 from repro.monitors import Monitors, Seen
@@ -273,7 +273,6 @@ def test_a_resumed_run_sees_the_same(base: Path, tmp_path: Path, reporting: dict
     assert [Seen(*json.loads(json.dumps(seen.to_json()))) for seen in first] == first
 
 
-@pytest.mark.skipif("Trained" not in dir(training), reason="the trainer reports no log-probabilities yet")
 @pytest.mark.parametrize("pairs", [False, True])
 def test_real_engines_agree(tmp_path: Path, pairs: bool) -> None:
     """In float32 sampler and trainer differ by rounding alone, on examples and on both sides of a pair."""
