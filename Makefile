@@ -46,8 +46,8 @@ verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS
 methods: $(INSTALLED) ## describe the files of baselines/ anew in baselines/README.md
 	$(BIN)/repro methods > baselines/README.md.new && mv baselines/README.md.new baselines/README.md
 
-test: $(INSTALLED) ## run the tests, but those that need a GPU, the network or vLLM
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu and not network and not vllm"
+test: $(INSTALLED) ## run the tests, but those that take half an hour or need a GPU, the network or vLLM
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not hours and not gpu and not network and not vllm"
 
 vllm: $(VLLM_INSTALLED) ## make .venv-vllm: all of .venv, and vLLM's CPU build
 
