@@ -21,6 +21,7 @@ from repro.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = (ROOT / "benchmarks" / "studies" / "smoke.yaml").read_text()
+END = len(SMOKE.splitlines()) + 1
 VALUES: dict[str, Any] = yaml.safe_load(SMOKE)
 HUB = {"source": "hub", "name": "some/model", "revision": "0" * 40}
 PRM = {"kind": "causal", "path": "prm"}
@@ -199,7 +200,7 @@ def bomb(first: str, row: str) -> str:
         (bomb("{x: 1}", "{{<<: [{}]}}"), "line 5: more than 20000 values"),
         ("a: &a [*a]", "line 1: more than 20000 values"),
         ("a: [" + "1, " * 20_000 + "]", "line 1: more than 20000 values"),
-        (SMOKE + "seeds: [1]\n", "line 111: the key `seeds` is there twice; mend that line"),
+        (SMOKE + "seeds: [1]\n", f"line {END}: the key `seeds` is there twice; mend that line"),
         (SMOKE.replace("  test: 80", "  test: 80\n  test: 90"), "line 13: the key `test` is there twice"),
         ("seeds: [" + "9" * 5_000 + "]", "line 1: a value that is none of its type, int"),
         ("seeds: [0x" + "f" * 50_000 + "]", "line 1: a number is too long"),
@@ -209,7 +210,7 @@ def bomb(first: str, row: str) -> str:
         ("? [a]\n: b", "line 1: not YAML (found unhashable key)"),
         ("a: *b", "line 1: not YAML (found undefined alias 'b')"),
         ("name:\tx\n\tseeds: 1", "line 1: not YAML (found character '\\t'"),
-        (SMOKE + "---\n" + SMOKE, "line 111: not YAML (but found another document)"),
+        (SMOKE + "---\n" + SMOKE, f"line {END}: not YAML (but found another document)"),
         (SMOKE.replace("Smoke study", '"\\ud800"'), "line 4: a text holds what is no character"),
         (SMOKE + "5: 1\n", "Keys should be strings"),
         ("<html><body>404</body></html>", "a study is a mapping of keys"),
@@ -227,7 +228,7 @@ def test_what_looks_odd_and_is_a_study(tmp_path: Path) -> None:
     assert load_study(path).seeds == [2**31 - 1]
     path.write_text(SMOKE.replace("star_acc_lazy: *adastar", "star_acc_lazy: {<<: *adastar, chunk: 7}"))
     assert load_study(path).hyperparameters["star_acc_lazy"]["chunk"] == 7
-    path.write_text(SMOKE.replace("budgets: [0.025e12, 0.05e12]", "budgets: [3e23, 1e27]"))
+    path.write_text(SMOKE.replace("budgets: [0.04e12, 0.08e12]", "budgets: [3e23, 1e27]"))
     assert load_study(path).budgets == [int(3e23), int(1e27)]
 
 

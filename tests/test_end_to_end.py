@@ -339,7 +339,7 @@ def test_real_rows_of_gsm8k_go_through_every_stage(tmp_path: Path) -> None:
             path.unlink()
     study = yaml.safe_load((project.root / "benchmarks/studies/gsm8k-random.yaml").read_text())
     of_kept = {name: of for name, of in study["hyperparameters"].items() if name in kept}
-    (project.root / STUDY).write_text(yaml.safe_dump(study | {"hyperparameters": of_kept}))
+    (project.root / STUDY).write_text(yaml.safe_dump(study | {"methods": "all", "hyperparameters": of_kept}))
     project.snakemake(study=STUDY)
 
     work, results = project.root / "work/gsm8k-random", project.root / "results/gsm8k-random"

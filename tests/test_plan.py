@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from copy import deepcopy
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import yaml
 from typer.testing import CliRunner
 
 from repro.cli import app
-from repro.config import load_study
+from repro.config import Study, load_study
+from repro.discovery import load_methods
 from repro.errors import UserError
 from repro.layout import Layout
 from repro.planning import plan
@@ -252,7 +254,31 @@ def test_rows_of_the_user_s_own_are_counted(tmp_path: Path) -> None:
 # What people see
 
 
-PLAYED = [pytest.param(f, id=f.stem, marks=[pytest.mark.slow] * ("math" in f.stem)) for f in STUDIES]
+FAST = ("gsm8k-random", "smoke")  # the others take more than five seconds
+PLAYED = [pytest.param(f, id=f.stem, marks=[pytest.mark.slow] * (f.stem not in FAST)) for f in STUDIES]
+
+
+def shortfalls(study: Study, made_plan: plan.Plan) -> list[str]:
+    """What in a study's rehearsal would keep a row from showing what its method does."""
+    found = []
+    for row, method in load_methods(study).items():
+        play = made_plan.plays[row]
+        if not play.spends:
+            continue
+        found += [f"{row}: no step within {one.budget:.3g}" for one in play.standings if not one.steps]
+        if play.standings[0].completed < 2 and not method.one_round:
+            found.append(f"{row}: less than two rounds within {play.standings[0].budget:.3g}")
+        values = method.model_dump()
+        if "n_wanted" in values:  # B-STaR and the rows made of it
+            n_star = values["n_star"] or ceil(values["n_wanted"] / values["n_queries"])
+            if not 3 <= n_star <= values["k"]:
+                found.append(f"{row}: {n_star} wanted of {values['k']} samples of a query")
+            if study.gpus and values["n_probe"] < 100:
+                found.append(f"{row}: a probe of {values['n_probe']}")
+            steps, falls = play.standings[-1].steps, values["optimizer"]["schedule"] != "constant"
+            if falls and values["inherit_optimizer"] and not 0.9 * steps <= values["horizon"] <= 1.1 * steps:
+                found.append(f"{row}: a horizon of {values['horizon']} for {steps} steps")
+    return found
 
 
 @pytest.mark.parametrize("file", PLAYED)
@@ -270,6 +296,29 @@ def test_every_study_that_ships_has_a_plan(
     assert not [name for name, play in made_plan.plays.items() if play.failed]
     if study.gpus:  # a study that asks for GPUs fits the largest one it can have
         assert all(need.fits(140 * GIB) for need in made_plan.memory)
+    assert not shortfalls(study, made_plan)
+
+
+@pytest.mark.parametrize(
+    ("row", "values", "found"),
+    [
+        ("hs_star", {"problems_per_round": 200}, "less than two rounds within 4e+10"),
+        ("grpo", {"n_problems": 200, "group_size": 64}, "no step within 8e+10"),
+        ("b_star", {"n_wanted": 90}, "2 wanted of 4 samples of a query"),
+        ("b_star", {"n_wanted": 250}, "5 wanted of 4 samples of a query"),
+        ("b_star", {"horizon": 1500}, "a horizon of 1500 for"),
+    ],
+)
+def test_a_study_whose_rows_cannot_show_what_they_do_is_found(
+    tmp_path: Path, row: str, values: dict[str, Any], found: str
+) -> None:
+    good = yaml.safe_load((ROOT / "benchmarks" / "studies" / "gsm8k-random.yaml").read_text())
+    settings = good["hyperparameters"].get(row, {}) | values
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(good | {"methods": [row], "hyperparameters": {row: settings}}))
+    study = load_study(file)
+    made_plan = plan.make(study, Layout(tmp_path, study.name), file)
+    assert any(sentence.startswith(f"{row}: {found}") for sentence in shortfalls(study, made_plan))
 
 
 def test_the_command_prints_everything(tmp_path: Path) -> None:
