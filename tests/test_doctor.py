@@ -254,7 +254,7 @@ def unknown_method(place: Place) -> None:
     place.set(methods=["adastar", "nonesuch"])
 
 
-@fault("methods", "unknown key `temprature`", "known here: plans, attempts")
+@fault("methods", "unknown key `temprature`", "known here: plans, rounds, attempts")
 def misspelt_hyperparameter(place: Place) -> None:
     place.set(hyperparameters={"adastar": {"temprature": 1}})
 
@@ -394,7 +394,7 @@ def higher_budget_that_a_planner_wastes(place: Place) -> None:
 
 
 def one_round(place: Place) -> None:
-    place.monkeypatch.setattr(plan, "load_method", lambda study, name: Greedy())
+    place.monkeypatch.setattr(plan, "load_methods", lambda study: {"adastar": Greedy()})
 
 
 def test_one_round_is_enough_for_a_method_that_has_no_second(place: Place) -> None:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = "benchmarks/studies/micro.yaml"
-KEPT = ("_template", "control_base", "star", "hs_star")  # in baselines/: one trains by SFT, one by DPO
+KEPT = ("_template", "_pairs", "control_base", "star", "iterative_dpo")  # one trains by SFT, one by DPO
 PATIENCE = 600.0  # seconds until a command counts as hanging; machines may be busy
 
 MICRO = """
@@ -61,7 +61,7 @@ sampling: {batch_size: 128, chunk: 64, max_tokens: 48}
 evaluation: {profile: pocket, benchmarks: {ladder: {samples: 2}}}
 hyperparameters:
   star: {temperature: 1.0, top_p: 1.0, first_steps: 30, batch_size: 4, optimizer: {learning_rate: 1.0e-3}}
-  hs_star:
+  iterative_dpo:
     {problems_per_round: 48, temperature: 1.0, epochs: 4, batch_size: 2, optimizer: {learning_rate: 1.0e-4}}
 """
 
@@ -201,7 +201,7 @@ def planned(output: str) -> dict[str, set[str]]:
     return jobs
 
 
-@pytest.mark.parametrize("method", ["star", "hs_star"])
+@pytest.mark.parametrize("method", ["star", "iterative_dpo"])
 def test_a_killed_run_goes_on_where_it_was(reference: Project, tmp_path: Path, method: str) -> None:
     project = reference.copy(tmp_path / "project")
     manifest = project.root / f"work/micro/runs/{method}-0.json"
@@ -282,7 +282,10 @@ def test_only_what_changed_runs_again(reference: Project, tmp_path: Path) -> Non
 
     task = project.root / "benchmarks/tasks/ladder_sampled.yaml"
     task.write_text(task.read_text() + "# Another.\n")
-    assert planned(project.snakemake("-n")) == {"evaluate": {"control_base", "star", "hs_star"}, **after}
+    assert planned(project.snakemake("-n")) == {
+        "evaluate": {"control_base", "star", "iterative_dpo"},
+        **after,
+    }
     shutil.copy2(reference.root / "benchmarks/tasks/ladder_sampled.yaml", task)
 
     study = yaml.safe_load(MICRO)
@@ -290,9 +293,13 @@ def test_only_what_changed_runs_again(reference: Project, tmp_path: Path) -> Non
     study["training"] = {"micro_batch": 2, "save_every": 7}
     (project.root / STUDY).write_text(yaml.safe_dump(study))
     assert "Nothing to be done" in project.snakemake("-n")
-    study["hyperparameters"]["hs_star"]["temperature"] = 0.8
+    study["hyperparameters"]["iterative_dpo"]["temperature"] = 0.8
     (project.root / STUDY).write_text(yaml.safe_dump(study))
-    assert planned(project.snakemake("-n")) == {"train": {"hs_star"}, "evaluate": {"hs_star"}, **after}
+    assert planned(project.snakemake("-n")) == {
+        "train": {"iterative_dpo"},
+        "evaluate": {"iterative_dpo"},
+        **after,
+    }
 
 
 def test_tables_come_from_the_records_alone(reference: Project, tmp_path: Path) -> None:
@@ -333,13 +340,9 @@ def test_real_rows_of_gsm8k_go_through_every_stage(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     copy_tree(project.root)
     # A row of each kind; tests/test_real_rows.py has a round of every method.
-    kept = ("_template", "control_base", "control_continued", "star", "sai_dpo", "b_star")
-    for path in (project.root / "baselines").glob("*.py"):
-        if path.stem not in kept:
-            path.unlink()
+    methods = ["control_base", "control_continued", "star", "sai_dpo", "b_star"]
     study = yaml.safe_load((project.root / "benchmarks/studies/gsm8k-random.yaml").read_text())
-    of_kept = {name: of for name, of in study["hyperparameters"].items() if name in kept}
-    (project.root / STUDY).write_text(yaml.safe_dump(study | {"methods": "all", "hyperparameters": of_kept}))
+    (project.root / STUDY).write_text(yaml.safe_dump(study | {"methods": methods}))
     project.snakemake(study=STUDY)
 
     work, results = project.root / "work/gsm8k-random", project.root / "results/gsm8k-random"
@@ -354,8 +357,7 @@ def test_real_rows_of_gsm8k_go_through_every_stage(tmp_path: Path) -> None:
             assert f"(The answer is {row['answer']}.)" in row["hinted"]
 
     runs = pd.read_csv(results / "records/runs.csv", keep_default_na=False)
-    methods = {path.stem for path in (project.root / "baselines").glob("[a-z]*.py")}
-    assert set(runs["method"]) == methods
+    assert set(runs["method"]) == set(methods)
     reasons = runs[runs["status"] != "ok"].set_index("method")["reason"].to_dict()
     assert list(reasons) == ["control_continued"] and "warm-started" in reasons["control_continued"]
     spending = runs[(runs["status"] == "ok") & (runs["role"] != "base")]

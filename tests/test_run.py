@@ -125,7 +125,7 @@ def test_a_manifest_says_what_was_done(bench: Bench) -> None:
         "status": "ok", "plans": False,
     }  # fmt: skip
     assert {name: manifest[name] for name in facts} == facts
-    assert manifest["hyperparameters"] == {"plans": False, "steps": 2, "n": 2}
+    assert manifest["hyperparameters"] == {"plans": False, "rounds": None, "steps": 2, "n": 2}
     assert manifest["base"] == files.fingerprint(bench.layout.base)
     assert [row["budget"] for row in manifest["budgets"]] == BUDGETS
     spent = 0
