@@ -1,5 +1,5 @@
 """What the rows that learn from pairs share: DPO on the pairs, or, which is ours, SFT on their chosen
-solutions, each text of a problem once. The second says what a selection is worth without the objective."""
+solutions, as often as they are chosen. The second says what a selection is worth without the objective."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ class PairMethod(Method):
         lab.log("paired", pairs=len(pairs))
         if not pairs:
             return
-        chosen = list(dict.fromkeys(Example(pair.problem, pair.chosen) for pair in pairs))
+        chosen = [Example(pair.problem, pair.chosen) for pair in pairs]
         lab.train(
             pairs if self.learn == "pairs" else chosen,
             objective=self.objective if self.learn == "pairs" else SFT(),
