@@ -94,7 +94,7 @@ def test_a_package_becomes_rows_and_its_faults_leave_the_others(
     monkeypatch.setenv("IMPORTED", str(imported))
     project = Project.make(tmp_path / "project")
     listed = project.run("repro.cli", "methods", "benchmarks/studies/micro.yaml", first_on_path=site)
-    assert "hs_star" in listed and "fancy" not in listed.lower() and not imported.exists()
+    assert "iterative_dpo" in listed and "fancy" not in listed.lower() and not imported.exists()
 
     (project.root / STUDY).write_text(MICRO.replace("name: micro", "name: packaged") + ROWS)
     command = ["snakemake", "-j", "2", "--config", f"study={STUDY}"]
