@@ -20,7 +20,8 @@ Differences from the paper:
   kept solutions beyond B_t are dropped. If the whole pool does not fill B_t, training cycles.
 - With `plans: true` (ours, and one run per budget) the round in which the budget no longer pays for its steps
   and two chunks more is the last: it trains on what is kept until the budget ends.
-- A sort replaces the heap: popping, re-dating and pushing back gives the same order.
+- A sort replaces the heap: for the orders that begin with `last` popping, re-dating and pushing back gives
+  the same. With `win, last` (AdaSTaR-PF) a heap may pop a failed problem again; here each is popped once.
 
 Evidence: the paper's full text and the released code, whose heap was run beside this file: the same problems
 in all 400 rounds of three plays.

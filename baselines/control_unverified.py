@@ -1,8 +1,8 @@
 """Control: self-training without verification. It should not help.
 
 Exactly a lazy STaR-Acc with one attempt per problem, except that every completion is trained on, right or
-wrong. Whatever a method gains over this row it owes to its verifier and its selection, not to training on
-its own text. Each round:
+wrong. What `star_acc_lazy` with one attempt gains over this row it owes to its verifier; other rows also
+differ in settings. Each round:
 1. sample one solution for each of steps * batch problems, in a fresh random order;
 2. go on training the current model on all of them for 40 * 1.2^(round-1) steps.
 """

@@ -32,7 +32,7 @@ class DART(Method):
     plans: Literal[True] = True  # see the differences from the paper
     allocation: Literal["uniform", "prop2diff"] = "prop2diff"  # paper sec. 3; the better of its two
     n_problems: int | None = None  # at most so many, shuffled; the paper takes all
-    k: int = 40  # correct solutions of a problem; paper
+    k: int = 40  # of a problem; README, for Uniform; the hardest has more in Prop2Diff
     n_pilot: int = 4  # our choice
     most_tries: int = 200  # our choice
     temperature: float = 1.6  # code

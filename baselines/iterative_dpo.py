@@ -1,4 +1,4 @@
-"""Iterative DPO, the loop that HS-STaR's and SAI-DPO's papers compare with: every problem is sampled alike.
+"""Iterative DPO: HS-STaR's loop with every problem sampled alike; what its choice of problems is worth.
 
 Each round takes the next slice D of the problems:
 1. sample n solutions of each;
@@ -6,8 +6,8 @@ Each round takes the next slice D of the problems:
 3. one epoch of DPO from the current model, which is also the reference.
 
 Differences from the paper:
-- HS-STaR's paper (Xiong et al. 2025, arXiv:2505.19866) has no released code of its baselines: this is its
-  third phase on uniform samples, and the settings are HS-STaR's.
+- We have not seen the tables of HS-STaR's paper (Xiong et al. 2025, arXiv:2505.19866), and its baselines are
+  not in its code: this is its third phase on uniform samples, and the settings are HS-STaR's.
 - Without process rewards solutions are ranked at random.
 - `learn: chosen` is ours: SFT on the chosen solutions instead of DPO.
 

@@ -5,8 +5,8 @@ Each round is GRPO's, but only correct solutions are trained on, all at weight 1
 the negative side.
 
 Differences from the paper:
-- Wrong solutions, which the code keeps at weight 0, are left out here: they have no gradient, and
-  cost nothing.
+- Wrong solutions, which the code keeps at weight 0, are left out here, and cost nothing: they have no
+  policy gradient, but the code's KL term and its mean over tokens include them.
 - The code's loss is a mean over the tokens of a micro-batch; here of the batch.
 
 Evidence: the released code of the second paper (script, advantages, loss), and its abstract.

@@ -5,8 +5,8 @@ Each round is GRPO's with RAFT's settings, but a correct solution has weight 1, 
 no variance (all correct or all wrong) are dropped.
 
 Differences from the paper:
-- Dropped groups, which the code keeps at weight 0, are left out here: they have no gradient, and
-  cost nothing.
+- Dropped groups, which the code keeps at weight 0, are left out here, and cost nothing: they have no
+  policy gradient, but the code's KL term and its mean over tokens include them.
 - The code's loss is a mean over the tokens of a micro-batch; here of the batch.
 
 Evidence: the released code (script, advantages, loss) and the abstract.

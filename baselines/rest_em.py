@@ -7,10 +7,10 @@ Each round:
 2. (M) fine-tune the *base* model, never the current one, on them.
 
 Differences from the paper:
-- The paper trains until validation reward falls and names neither learning rate nor batch: these are
-  AdaSTaR's, and `epochs` is ours.
+- The paper trains until validation reward falls. What we read names neither learning rate nor batch: these
+  are AdaSTaR's, and `epochs` is ours.
 - The last round of a run trains until its budget ends, as STaR's here (see `is_last_round`).
-- Which 10 of more are kept is random; the paper is silent.
+- Which 10 of more are kept is random; what we read is silent.
 - AdaSTaR's table has it with 11 samples and a cap of 3: `k: 11`, `cap: 3`, with its `temperature`, `top_k`.
 
 Evidence: the paper's constants as AdaSTaR's paper and B-STaR's restate them; its own text was not read.
@@ -32,7 +32,7 @@ class ReSTEM(STaRFull):
     attempts: int = 1  # paper: all samples at once
     cap: int = 10  # correct solutions kept of a problem; paper
     temperature: float = 0.7  # paper
-    top_p: float = 1.0  # paper names none
+    top_p: float = 1.0  # what we read names none
     top_k: int = 40  # paper
     epochs: float = 3.0  # our choice
 

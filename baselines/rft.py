@@ -12,9 +12,9 @@ Differences from the paper:
 - k is planned from the budget (so there is one run per budget): starting at 1, k is at most doubled as
   long as what would be left still pays for `epochs` passes over the paths, supposing that these grow in
   proportion to k. Training then goes on to the end of the budget, so `epochs` is a floor.
-- Only the model's own solutions are trained on, and the sampling model is the base model: no other method
-  here sees gold rationales. The paper samples from a model fine-tuned on gold for 3 epochs and trains on gold
-  and paths together: that is `sft_stage`, off by default and charged if on.
+- Only the model's own solutions are trained on, and the sampling model is the base model: by default no
+  other method here sees gold rationales. The paper samples from a model fine-tuned on gold for 3 epochs and
+  trains on gold and paths together: that is `sft_stage`, off by default and charged if on.
 - Solutions without <<...>> calculator annotations are keyed by their `a op b = c` equations, failing that
   by their text; in the released code they all share the empty key. Equations are checked wherever they
   are written, by exact fractions within the code's tolerance of 0.001; unreadable ones are not judged.

@@ -11,7 +11,7 @@ Once: cluster the problems by the embedding of their knowledge points. Each roun
 Differences from the paper:
 - There is no released code, and we read only summaries of the paper. Those give the clusters, K = 8 and the
   difficulty order; every other constant and the weighting (error rate + epsilon) are our choices, except
-  DPO's settings, which are those of DIAG, a later method evaluated in the same setting.
+  the problems of a round and DPO's settings: those are DIAG's, a later method evaluated in the same setting.
 - Knowledge points come with the problems (operations, subjects) and not from a tagging LLM; a problem
   without any is embedded by its question.
 - P@K is taken as the pass rate c/K (version 2 of the abstract), not as "solved at least once".

@@ -14,6 +14,7 @@ Differences from the paper:
 - A kept set larger than steps * batch is sub-sampled, a smaller one is passed over again.
 - The released code also drops incomplete sampling batches and loads the base checkpoint's Adam moments;
   we do neither.
+- Without hints a failed problem is not tried again; in AdaSTaR's table STaR has a plain second attempt.
 - AdaSTaR and its table read "batch of 8" as 8 examples; a row with `batch_size: 8` is that.
 
 Evidence: the released code and a section-by-section reading of the paper; the step schedule's worked numbers.
@@ -37,7 +38,7 @@ class STaR(Method):
     first_steps: int = 40  # paper sec. 4.1
     growth: float = 1.2  # paper sec. 4.1
     growth_rounds: int = 30  # growth stops at the 30th round, 7,912 steps; paper sec. 4.5
-    batch_size: int = 80  # paper app. H: 8 rows of 1,536 tokens, packed; code: about 10 examples in each
+    batch_size: int = 80  # paper app. H: 8 packed rows of 1,024 tokens; code: about 10 examples in each
     optimizer: Optimizer = Optimizer(learning_rate=1e-6, warmup_steps=100)  # Adam, constant; paper app. H
 
     def steps(self, round: int, kept: int) -> int:
