@@ -21,11 +21,11 @@ ROUNDS = 50  # of fitting levels and profile; they settle in a few
 @dataclass(frozen=True)
 class Spread:
     """``variance`` of the score of one seed and its degrees of freedom ``df`` are [row, budget], NaN where
-    they are unknown. ``correlation`` is that of a seed's deviations at two budgets."""
+    they are unknown; ``correlation`` [row] is that of a seed's deviations at two budgets."""
 
     variance: np.ndarray
     df: np.ndarray
-    correlation: float
+    correlation: np.ndarray
 
 
 def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
@@ -47,20 +47,23 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     known = ~np.isnan(deviations).any(1)
     if seeds == 1 or not known.any():
         unknown = np.full((rows, budgets), np.nan)
-        return Spread(unknown, unknown, CORRELATION)
+        return Spread(unknown, unknown, np.full(rows, CORRELATION))
     deviations = np.where(known[:, None], deviations, 0.0)
     found = (deviations**2).sum(1) / (seeds - 1)
     level, profile = _levels(found, known)
     count = known.sum(1)
     moved = level > 0
 
-    scale = np.sqrt(np.outer(level, profile))[:, None]
+    fitted = np.outer(level, profile)
+    scale = np.sqrt(fitted)[:, None]
     z = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 0)
-    together = ((z.sum(2) ** 2).sum(1) - (z**2).sum((1, 2)))[moved].sum() / (seeds - 1)
-    pairs = (count * (count - 1))[moved].sum()
-    weight = moved.sum() * (seeds - 1) if pairs else 0
-    rho = (weight * together / max(1, pairs) + PRIOR * CORRELATION) / (weight + PRIOR)
-    rho = float(np.clip(rho, 0, 1))
+    # Summed over pairs of budgets: correlations as found, and as they would be if only training correlated.
+    together = ((z.sum(2) ** 2).sum(1) - (z**2).sum((1, 2)))[moved] / (seeds - 1)
+    training = 1 - np.where(known, noise, 0).sum(1) / np.maximum(np.where(known, fitted, 0).sum(1), 1e-300)
+    training = np.where(moved, np.clip(training, 0, 1), 0.0)
+    pairs = count * (count - 1)
+    plain = _correlation(together.sum(), pairs[moved], seeds)
+    rho = np.maximum(plain, training * _correlation(together.sum(), (pairs * training)[moved], seeds))
 
     count = np.maximum(1, count)
     df = count * (seeds - 1) / (1 + (count - 1) * rho**2)
@@ -72,6 +75,14 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     of_profile = (count - 1) * (1 - rho**2) / (count * max(1, moved.sum()) * (seeds - 1))
     df = 1 / (1 / df + of_profile)
     return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
+
+
+def _correlation(together: float, pairs: np.ndarray, seeds: int) -> float:
+    """What ``together`` is of the number of ``pairs`` of budgets of each row, drawn towards what is usual as
+    far as there are few."""
+    weight = (seeds - 1) * pairs.sum() / max(1, pairs.max(initial=0))
+    found = together / pairs.sum() if weight else 0.0
+    return float(np.clip((weight * found + PRIOR * CORRELATION) / (weight + PRIOR), 0, 1))
 
 
 def _levels(found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
