@@ -29,7 +29,7 @@ import numpy as np
 
 from repro.records import Role
 from repro.reporting.results import ENOUGH_SEEDS, Mode, Row, Study, X
-from repro.reporting.spread import Spread, seed_spread
+from repro.reporting.spread import Spread, homogeneity, seed_spread
 from repro.reporting.statistics import (
     ALPHA,
     DRAWS,
@@ -76,8 +76,8 @@ class _Scores:
 
     tier_of: np.ndarray  # [problem]
     each: np.ndarray  # [row, budget, problem], mean over seeds
-    problems: np.ndarray  # [row, budget] variance of their score from problem to problem
-    samples: np.ndarray  # [row, budget] what samples and seeds add to it
+    of_seeds: np.ndarray  # [row, seed, budget], of trained rows
+    samples: np.ndarray  # [row, budget] what samples and seeds add to the variance from problem to problem
     spread: Spread  # between seeds
 
     @property
@@ -183,6 +183,13 @@ class Analysis:
         if len(self.study.seeds) == 1:
             return X("one training seed")
         return exact(np.sqrt(self._scores().spread.variance[self._at(method, budget)]))
+
+    @cached_property
+    def homogeneity(self) -> tuple[float, float]:
+        """p-values of whether all trained rows spread alike from seed to seed, and of whether their variances
+        keep one profile over budgets, as their pooling over budgets supposes; NaN where it cannot be told."""
+        found = self._scores()
+        return homogeneity(found.of_seeds, found.spread)
 
     @cached_property
     def detectable(self) -> float | X:
@@ -337,7 +344,12 @@ class Analysis:
             spread = seed_spread(of_seeds, samples, len(self.study.seeds) < ENOUGH_SEEDS)
             each = y.mean(1)
             self._found[mode, tier] = _Scores(
-                tier_of, each, problem_variance(each, tier_of), samples / len(self.study.seeds), spread
+                tier_of,
+                each,
+                of_seeds,
+                problem_variance(each, tier_of),
+                samples / len(self.study.seeds),
+                spread,
             )
         return self._found[mode, tier]
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import polygamma, psi
+from scipy.stats import bartlett
 
 CORRELATION = 0.7  # of a seed's deviations at two budgets, where a study cannot tell
 PRIOR = 4  # degrees of freedom that it counts for
 ROUNDS = 50  # of fitting levels and profile; they settle in a few
+SIMULATIONS = 1_000  # of a homogeneous study
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ def _correlation(together: float, pairs: np.ndarray, seeds: int) -> float:
 
 def _levels(found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A level for each row and a profile over budgets, of mean 1, whose products fit the variances ``found``
-    [row, budget] where they are ``known``."""
-    profile = np.ones(found.shape[1])
+    [..., row, budget] where they are ``known``."""
+    profile = np.ones((*found.shape[:-2], found.shape[-1]))
     for _ in range(ROUNDS):
-        level = _ratio(found, profile[None], known, 1)
-        profile = _ratio(found, level[:, None], known, 0)
-        profile /= profile.mean() or 1.0
+        level = _ratio(found, profile[..., None, :], known, -1)
+        profile = _ratio(found, level[..., None], known, -2)
+        mean = profile.mean(-1, keepdims=True)
+        profile = profile / np.where(mean > 0, mean, 1)
     return level, profile
 
 
@@ -119,3 +122,33 @@ def squeeze(level: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     prior = 2 * brentq(lambda x: polygamma(1, x) - excess, 1e-6, 1e9)
     scale = np.exp(log.mean() + psi(prior / 2) - np.log(prior / 2))
     return (prior * scale + df * level) / (prior + df), np.minimum(prior + df, most)
+
+
+def homogeneity(scores: np.ndarray, spread: Spread) -> tuple[float, float]:
+    """Two p-values about the ``scores`` [row, seed, budget] that :func:`seed_spread` had: whether rows spread
+    alike (Bartlett's test of each seed's mean deviation), and whether all follow one profile over budgets
+    (squared relative errors of the fit of levels and profile, against simulated studies of normal scores that
+    do). NaN where a test has nothing to look at. Rows that lack a budget, or do not move, are left out.
+    """
+    deviations = scores - scores.mean(1, keepdims=True)
+    used = (deviations != 0).any(1).all(1) & ~np.isnan(deviations).any((1, 2))
+    rows, seeds, budgets = deviations[used].shape
+    alike = shared = np.nan
+    if rows > 1 and seeds > 1:
+        variance = (deviations[used] ** 2).sum(1)
+        _, profile = _levels(variance, variance > 0)
+        alike = bartlett(*(deviations[used] / np.sqrt(profile)).mean(2)).pvalue
+        if budgets > 1:
+            rho = spread.correlation[used][:, None, None]
+            rng = np.random.default_rng(2)
+            common = rng.standard_normal((SIMULATIONS, rows, seeds, 1))
+            own = rng.standard_normal((SIMULATIONS, rows, seeds, budgets))
+            null = _unexplained((np.sqrt(rho) * common + np.sqrt(1 - rho) * own).var(2))
+            shared = (1 + (null >= _unexplained(variance) - 1e-12).sum()) / (1 + SIMULATIONS)
+    return float(alike), float(shared)
+
+
+def _unexplained(variance: np.ndarray) -> np.ndarray:
+    """Squared relative errors of the fit of levels and profile to variances [..., row, budget]."""
+    level, profile = _levels(variance, variance > 0)
+    return np.asarray(((variance / (level[..., None] * profile[..., None, :]) - 1) ** 2).sum((-1, -2)))
