@@ -35,8 +35,8 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
 
     A row's variances at its budgets have a level that is its own and a shape (:func:`_fit`). A level from B
     budgets whose deviations correlate by rho has B(S-1) / (1 + (B-1) rho^2) degrees of freedom, as the
-    covariance of two variances of normal scores is 2 rho^2 / (S-1) of their squares; what R rows leave
-    uncertain of the profile that they share is added, so that a row that is alone has the S-1 of each budget.
+    covariance of two variances of normal scores is 2 rho^2 / (S-1) of their squares; how uncertain the shared
+    profile is goes off that, so that a row that is alone has the S-1 of each budget.
 
     With ``few`` seeds, and for a row whose seeds are all equal, a level is at least what the levels of all
     rows make likely (:func:`squeeze`), and a variance at least its share from problem to problem, ``noise``
@@ -74,7 +74,9 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     level, df = np.where(raised, likely, level), np.where(raised, df_likely, df)
     variance = level[:, None] * shape
     variance = np.maximum(variance, noise) if few else np.where(variance > 0, variance, noise)
-    of_profile = (count - 1) * (1 - rho**2) / (count * max(1, moved.sum()) * (seeds - 1))
+    # What a row says of the profile, and what the profile says of the row, goes by its share of training.
+    share = training**2 / max(1, (training**2).sum())
+    of_profile = share * (count - 1) / count * (1 - rho**2) / (seeds - 1)
     df = 1 / (1 / df + of_profile)
     return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
 
