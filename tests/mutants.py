@@ -390,7 +390,7 @@ FLOPS = [
 
 STATISTICS = [
     *seen_by("repro/reporting/spread.py", "tests/test_statistics.py", {
-        "/ (1 + (count - 1) * rho**2)": "/ 1",
+        "/ (1 + (budgets - 1) * correlation**2)": "/ 1",
         "(likely >= level) if few": "(likely >= np.inf) if few",
         "np.maximum(variance, noise) if few": "variance if few",
         "np.where(variance > 0, variance, noise)": "variance",
@@ -439,7 +439,7 @@ STATISTICS = [
     *seen_by("repro/planning/power.py", "tests/test_statistics.py", {
         "ALPHA / comparisons": "ALPHA",
         "problems - 1)": "1e9)",
-        "2 * (seeds - 1) if seeds > 1": "1e9 if seeds > 1",
+        "2 * pooled_df(seeds, budgets) if seeds > 1": "1e9 if seeds > 1",
     }),
 ]  # fmt: skip
 

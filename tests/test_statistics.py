@@ -113,6 +113,8 @@ def test_power_by_hand() -> None:
     assert power == pytest.approx(student.sf(student(12.3).ppf(0.975) - 0.05 / 0.02121, 12.3), abs=0.02)
     assert detectable(100, 5, gain=0.0) == pytest.approx(0.025)  # no gain: one false alarm in forty
     assert detectable(100, 5, gain=0.0, comparisons=10) == pytest.approx(0.0025)
+    one, five = (detectable(100, 5, gain=0.1, seeds=2, seed_noise=0.3, budgets=b) for b in (1, 5))
+    assert one < 0.85 * five  # a variance of 2 degrees of freedom, and of 2 * 5 / (1 + 4 * .49) = 3.4
     few, many = (detectable(100, 5, gain=0.05, comparisons=c) for c in (990, 1))
     assert few < many / 3
 

@@ -313,6 +313,7 @@ class Planner:
                 accuracy=ACCURACY,
                 seeds=len(study.seeds),
                 seed_noise=SEED_NOISE,
+                budgets=len(study.budgets),
                 comparisons=self._comparisons,
             )
             for gain in (2, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from repro.reporting.spread import pooled_df
 from repro.reporting.statistics import ALPHA, detection, satterthwaite
 
 
@@ -15,6 +16,7 @@ def detectable(
     accuracy: float = 0.35,
     seeds: int = 1,
     seed_noise: float = 0.0,
+    budgets: int = 1,
     comparisons: int = 1,
 ) -> float:
     """The power to see that one method is better by ``gain`` on a benchmark of ``problems`` problems: the
@@ -30,13 +32,14 @@ def detectable(
         (2 E[p(1-p)] / (k seeds) + s^2 Var[p(1-p)]) / problems + 2 (seed_noise E[p(1-p)])^2 / seeds
 
     with the shift s = gain / E[p(1-p)]. The first part has problems - 1 degrees of freedom, the second
-    2 (seeds - 1), and their sum Satterthwaite's; with one seed, which cannot tell it, the second is as if
-    it were known.
+    those of two rows whose variances are pooled over ``budgets``, and their sum Satterthwaite's; with one
+    seed, which cannot tell it, the second is as if it were known.
     """
     a, b = accuracy, 1 - accuracy
     spread = a * b / 2  # E[p(1-p)]
     varied = a * (a + 1) * b * (b + 1) / 24 - spread**2  # Var[p(1-p)]
     of_problems = (2 * spread / (k * seeds) + (gain / spread) ** 2 * varied) / problems
     of_seeds = 2 * (seed_noise * spread) ** 2 / seeds
-    df = satterthwaite([(of_problems, problems - 1), (of_seeds, 2 * (seeds - 1) if seeds > 1 else np.inf)])
+    seeds_df = 2 * pooled_df(seeds, budgets) if seeds > 1 else np.inf
+    df = satterthwaite([(of_problems, problems - 1), (of_seeds, seeds_df)])
     return detection(gain, of_problems + of_seeds, df, ALPHA / comparisons)

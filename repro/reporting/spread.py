@@ -8,6 +8,7 @@ training is all but deterministic, and never a difference of two estimates that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -68,7 +69,7 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     )
 
     count = np.maximum(1, count)
-    df = count * (seeds - 1) / (1 + (count - 1) * rho**2)
+    df = pooled_df(seeds, count, rho)
     likely, df_likely = squeeze(level, df)
     raised = (likely >= level) if few else ~moved
     level, df = np.where(raised, likely, level), np.where(raised, df_likely, df)
@@ -79,6 +80,12 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     of_profile = share * (count - 1) / count * (1 - rho**2) / (seeds - 1)
     df = 1 / (1 / df + of_profile)
     return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
+
+
+def pooled_df(seeds: int, budgets: Any, correlation: Any = CORRELATION) -> Any:
+    """Degrees of freedom of a variance between seeds that is pooled over budgets whose deviations correlate;
+    of floats or arrays."""
+    return budgets * (seeds - 1) / (1 + (budgets - 1) * correlation**2)
 
 
 def _correlation(together: float, pairs: np.ndarray, seeds: int, budgets: int) -> float:
