@@ -220,7 +220,7 @@ def test_power_is_that_of_the_statistics(tmp_path: Path) -> None:
     seeds = made(tmp_path, evaluation__benchmarks={"gsm8k": {"samples": 4}}, seeds=[0, 1, 2, 3, 4])
     assert few[2] < few[5] < 0.3 and few[5] < many[5]  # of two seeds, whose spread is all but unknown
     assert seeds.benchmarks[0].power[5] > 0.7 > 2 * many[5]
-    assert any("first of Holm's steps for 1 comparisons" in line for line in seeds.assumptions)
+    assert any("first of Holm's steps for 3 comparisons" in line for line in seeds.assumptions)
 
 
 def test_prepared_problems_are_measured(tmp_path: Path) -> None:
