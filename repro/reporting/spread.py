@@ -125,7 +125,7 @@ def _fit(found: np.ndarray, noise: np.ndarray, known: np.ndarray) -> tuple[np.nd
 
 def _update(found: np.ndarray, model: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
     """What an amount or the profile is to be multiplied by; ``other`` is the one that it multiplies."""
-    inverse = np.divide(1, model, out=np.zeros_like(model), where=model > 0)
+    inverse = np.divide(1, model, out=np.zeros_like(model), where=model > 1e-100)  # else its square overflows
     above, below = ((other * part).sum(axis, keepdims=True) for part in (found * inverse * inverse, inverse))
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
