@@ -425,7 +425,7 @@ STATISTICS = [
         "for method in methods if self._trained(method)]": "for method in methods]",
         "found.each[self._at(method, budget)] - found.each[self._at(reference, budget)]":
             "found.each[self._at(method, budget)] - np.sort(found.each[self._at(reference, budget)])",
-        "ALPHA / len(pairs)": "ALPHA",
+        "alpha = ALPHA / len(pairs)": "alpha = ALPHA",
         "row.role in (Role.METHOD, Role.ABLATION)": "row.role in (Role.METHOD,)",
         "score.mean >= target - 1e-9": "score.low >= target - 1e-9",
         "budget if self._trained(method) else 0": "budget",

@@ -26,6 +26,7 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
+from scipy.special import stdtrit
 
 from repro.records import Role
 from repro.reporting.results import ENOUGH_SEEDS, Mode, Row, Study, X
@@ -200,9 +201,11 @@ class Analysis:
         pairs = list(combinations(self.ranks, 2))
         if not pairs:
             return X("there are no two rows to rank")
+        alpha = ALPHA / len(pairs)
         errors = [self._difference_of(self._scores(), *pair, self.study.top)[1] for pair in pairs]
-        variance, df = np.median([(error.variance, error.df) for error in errors], axis=0)
-        return exact(smallest_detectable(variance, df, ALPHA / len(pairs)))
+        errors.sort(key=lambda error: float(np.sqrt(error.variance) * stdtrit(error.df, 1 - alpha / 2)))
+        typical = errors[len(errors) // 2]
+        return exact(smallest_detectable(typical.variance, typical.df, alpha))
 
     def curves(self, methods: Sequence[str]) -> np.ndarray:
         """[draw, method, budget]: draws of the scores of rows at all budgets, NaN where a row is incomplete.
