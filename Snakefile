@@ -95,7 +95,8 @@ def run_settings(wildcards):
 
 def evaluation_settings(wildcards):
     evaluated = STUDY.model_dump(mode="json", include={"evaluation"})
-    return text_of([evaluated, STUDY.sampling.numbers(), identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
+    asked = [evaluated, STUDY.sampling.numbers(), STUDY.numerics]
+    return text_of([*asked, identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
 
 
 def text_of(values):

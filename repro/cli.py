@@ -27,6 +27,7 @@ from repro.config import Study as StudyConfig
 from repro.config import load_study
 from repro.errors import UserError, out_of_memory
 from repro.gpus import claim
+from repro.numerics import settle
 
 
 class Stopped(Exception):
@@ -60,6 +61,13 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(help="A study file, such as benchmarks/studies/pocket.yaml.")]
 MethodName = Annotated[str, typer.Option("--method", help="A row of the study, by its name.")]
 Seed = Annotated[int, typer.Option("--seed", help="One of the study's seeds.")]
+
+
+def _computing(study: Path) -> StudyConfig:
+    """The study in a file that this process is to compute, and its numerics, before torch is loaded."""
+    config = load_study(study)
+    settle(config.numerics)
+    return config
 
 
 def _layout(study: StudyConfig) -> Any:
@@ -203,7 +211,7 @@ def base_model(study: StudyFile) -> None:
     from repro import base_model as base
     from repro.files import fingerprint, write_checked
 
-    config = load_study(study)
+    config = _computing(study)
     layout = _layout(config)
     _settle()
     with tqdm(desc="warm start", unit="step", disable=None) as bar:
@@ -222,7 +230,7 @@ def base_model(study: StudyFile) -> None:
 @app.command()
 def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Train one method with one seed to every budget (a killed run goes on where it was)."""
-    config = load_study(study)
+    config = _computing(study)
     _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.run import train as run
@@ -234,7 +242,7 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 @app.command()
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
-    config = load_study(study)
+    config = _computing(study)
     _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
@@ -251,6 +259,30 @@ def collect(study: StudyFile) -> None:
 
     config = load_study(study)
     write(config, list(load_methods(config)), _layout(config), study)
+
+
+@app.command()
+def tune(study: StudyFile) -> None:
+    """Choose the hyper-parameters of every row from the trials of a study, once they are run."""
+    from repro import files, tuned
+    from repro.planning import tuning
+
+    config = load_study(study)
+    layout = _layout(config)
+    trials = tuning.write(config, layout)
+    named = load_study(trials)
+    records = layout.root / "results" / named.name / "records"
+    if not (records / "study.json").is_file():
+        raise UserError(
+            f"{records} holds no trials of {study} yet; run them by `snakemake --config study={trials}`, "
+            "then this command again"
+        )
+    found = tuning.choose(config, records)
+    path = layout.results / "tuning.csv"
+    tuned.write(path, found)
+    typer.echo("\n".join(tuning.render(found)))
+    name = path.relative_to(layout.root)
+    typer.echo(f"\nTo use them, put into the study:\n\ntuned: {{file: {name}, digest: {files.sha256(path)}}}")
 
 
 @app.command()

@@ -25,6 +25,7 @@ from pydantic import (
 
 from repro import benchmarks
 from repro.errors import UserError
+from repro.numerics import Numerics
 from repro.objectives import Optimizer
 from repro.records import Role
 from repro.yaml_files import read_yaml
@@ -371,6 +372,25 @@ class Evaluation(Section):
     benchmarks: dict[BenchmarkName, Benchmark] = Field(min_length=1)
     profile: Literal["pocket", "quick", "paper"] = "paper"  # see repro/profiles.py
     max_tokens: Tokens | None = None  # of a completion; default: the profile's
+    # Which problems: the benchmarks' own, or those that the study holds out of its training set, asked as the
+    # one benchmark's are. Trials of a tuning look at these.
+    split: Literal["test", "validation"] = "test"
+
+
+class Tuning(Section):
+    """Trials of hyper-parameters: every row as it is, and at each of its points, on the validation split."""
+
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=100), AfterValidator(_distinct)]
+    points: dict[
+        MethodId, Annotated[list[dict[str, Any]], Field(min_length=1, max_length=5)]
+    ]  # by row or method
+
+
+class Tuned(Section):
+    """The trials whose choices are a study's hyper-parameters."""
+
+    file: Path  # what `repro tune` wrote
+    digest: str  # its SHA-256
 
 
 class MethodRow(Section):
@@ -398,6 +418,7 @@ class Study(Section):
         Literal["all"] | Annotated[dict[RowId, MethodRow], Field(min_length=1, max_length=1_000)],
         BeforeValidator(_rows),
     ] = "all"  # every file in baselines/
+    numerics: Numerics = "fast"  # portable: the same bits on every processor; see repro/numerics.py
     gpus: Gpus = Field(default=0, ge=0)  # that one job uses; 0: it runs on the CPU, or on what there is
     data_dir: Path | None = None  # where benchmarks lie; default: $REPRO_DATA_DIR, else data
     problems: Problems
@@ -411,6 +432,8 @@ class Study(Section):
         list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100), AfterValidator(_distinct)
     ] = []
     hyperparameters: dict[MethodId, dict[str, Any]] = {}  # by method, for all its rows
+    tuning: Tuning | None = None  # trials to make; see docs/tuning.md
+    tuned: Tuned | None = None  # trials whose choices are used; default: hyper-parameters as they are above
 
     @model_validator(mode="after")
     def _possible(self) -> Study:
@@ -423,8 +446,28 @@ class Study(Section):
             raise ValueError("process_rewards ladder can only score solutions of problems.source ladder")
         if ("ladder" in self.evaluation.benchmarks) != isinstance(self.problems, LadderProblems):
             raise ValueError("the benchmark ladder goes with problems.source ladder, and with it alone")
+        if self.evaluation.split == "validation" and (
+            len(self.evaluation.benchmarks) > 1 or not self.problems.validation
+        ):
+            raise ValueError(
+                "evaluation.split validation needs one benchmark, and problems.validation above 0"
+            )
+        if self.tuning is not None:
+            if not self.problems.validation:
+                raise ValueError("tuning looks at the validation split; set problems.validation above 0")
+            for seed in self.tuning.seeds:
+                if seed in self.seeds:
+                    raise ValueError(f"seed {seed} is of tuning and of the study; tune with others")
         if self.prompt.chat and isinstance(self.base_model, WarmStart | RandomModel):
             raise ValueError("prompt.chat needs a base model with a chat template (source hub or folder)")
+        dtypes = (self.sampling.dtype, self.training.dtype)
+        if self.numerics == "portable" and (
+            self.gpus or self.sampling.engine != "transformers" or dtypes != ("float32", "float32")
+        ):
+            raise ValueError(
+                "numerics portable is for the CPU: it goes with gpus 0, sampling.engine transformers and "
+                "dtype float32"
+            )
         engines = self.sampling.tensor_parallel * self.sampling.data_parallel
         if self.gpus and engines > self.gpus:
             raise ValueError(
@@ -450,7 +493,7 @@ def load_study(path: Path) -> Study:
     presets = {str(one): _mapping(one, "name a preset in UTF-8") for one in _presets(path, own)}
     values: dict[str, Any] = {}
     for layer in (*presets.values(), own):
-        values = _merged(values, layer)
+        values = merged(values, layer)
     return validated(Study, values, str(path), {str(path): own, **dict(reversed(presets.items()))})
 
 
@@ -477,10 +520,10 @@ def _presets(path: Path, study: dict[str, Any]) -> list[Path]:
     return found
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """``above`` on top of ``below``: mappings key by key, anything else replaced."""
     both = {
-        key: _merged(below[key], above[key])
+        key: merged(below[key], above[key])
         for key in below.keys() & above.keys()
         if isinstance(below[key], dict) and isinstance(above[key], dict)
     }

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from repro.numerics import Numerics
+
 
 class Account(StrEnum):
     """What compute was spent on."""
@@ -24,12 +26,13 @@ class Account(StrEnum):
 INSIDE = (Account.TRAIN, Account.SAMPLE, Account.SEARCH, Account.REWARD)  # count against the budget
 OUTSIDE = (Account.RULES, Account.EVALUATE, Account.WARM_START)
 
-# One line for each run at each budget. `plans`: 1 where the method plans from its budget, so that each budget
+# One line for each run at each budget. `fingerprint` is of the checkpoint's weights, blank where there is
+# none. `plans`: 1 where the method plans from its budget, so that each budget
 # has a run of its own; else one run serves all budgets, one after the other.
 RUNS = {
     "method": str, "title": str, "role": str, "paper": str, "seed": int, "budget": int, "plans": int,
     "spent": int, "use": float, "papers_flops": int, "status": str, "reason": str, "rounds": int,
-    "steps": int, "mode_note": str, "key": str,
+    "steps": int, "mode_note": str, "key": str, "fingerprint": str,
 }  # fmt: skip
 # Counts of :class:`repro.flops.Tally`.
 TALLY = ("sequences", "prompt_tokens", "completion_tokens", "tokens", "logits", "pairs", "padded")
@@ -138,6 +141,7 @@ class Facts(_Facts):
     evaluation: EvaluationFacts
     target_accuracies: list[float]
     model: ModelFacts
+    numerics: Numerics
     shapes: dict[str, dict[str, Count]]  # id -> the integers of :class:`repro.flops.ModelShape`
     versions: dict[str, str]
     command: str

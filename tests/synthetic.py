@@ -48,7 +48,8 @@ def facts_of(**changes: Any) -> dict[str, Any]:
         "evaluation": {"prompt": {"style": "boxed", "digest": "abc"},
                        "engine": {"engine": "transformers", "torch": "2.13"}, "tasks": {"ladder_sampled": 1}},
         "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
-        "shapes": {"policy": SHAPE.to_json()}, "versions": {"torch": "2.13"}, "command": "snakemake tables",
+        "numerics": "fast", "shapes": {"policy": SHAPE.to_json()},
+        "versions": {"torch": "2.13"}, "command": "snakemake tables",
     } | changes  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def run_line(method: str, seed: int, budget: int, **changes: Any) -> dict[str, A
     line = {
         "method": method, "title": method.capitalize(), "role": "method", "paper": "", "seed": seed,
         "budget": budget, "plans": 0, "spent": 0, "papers_flops": 0, "status": "ok", "reason": "",
-        "rounds": 1, "steps": 1, "mode_note": "", "key": f"{method}-{seed}",
+        "rounds": 1, "steps": 1, "mode_note": "", "key": f"{method}-{seed}", "fingerprint": "",
     } | changes  # fmt: skip
     return {"use": line["spent"] / budget} | line
 

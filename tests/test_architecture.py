@@ -18,11 +18,12 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
     {"errors", "files", "yaml_files", "gpus", "machine", "layout", "seeds", "records", "schema", "flops",
-     "benchmarks"},
+     "benchmarks", "numerics"},
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
     {"method"},
+    {"tuned"},
     {"discovery"},
     {"identity"},
     {"journal", "base_model", "evaluation"},

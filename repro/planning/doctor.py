@@ -26,6 +26,7 @@ from repro.config import Folder, HubModel, JsonlProblems, RewardModel, Study, lo
 from repro.discovery import ROOT, Broken, load_method, method_ids, rows
 from repro.errors import UserError
 from repro.layout import Layout
+from repro.numerics import CAPABLE, capability
 from repro.planning import plan, shapes
 from repro.planning.hardware import GIB
 from repro.planning.rehearsal import mend
@@ -173,6 +174,16 @@ def _engine(case: Case) -> Iterator[str | Problem]:
             yield Problem("vLLM's CPU build calls lscpu, which is not here; install util-linux")
     if good:
         yield f"{found} {release}"
+
+
+def _numerics(case: Case) -> Iterator[str | Problem]:
+    if case.study.numerics == "portable" and capability() not in CAPABLE:
+        yield Problem(
+            f"portable needs an x86-64 processor with AVX2, and torch finds {capability()} here; set "
+            "`numerics: fast`"
+        )
+    else:
+        yield case.study.numerics
 
 
 # -- hardware ---------------------------------------------------------------------------------------------
@@ -420,6 +431,7 @@ CHECKS: dict[str, Check] = {
     "python": _python,
     "packages": _packages,
     "engine": _engine,
+    "numerics": _numerics,
     "gpus": _gpus,
     "methods": _methods,
     "base model": _base_model,
