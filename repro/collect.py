@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, files, identity, problems
+from repro import __version__, files, identity, problems, tuned
 from repro.benchmarks import BENCHMARKS
 from repro.config import Study
 from repro.discovery import load_method
@@ -78,6 +78,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             tables["visits.csv"] += [{**of, **row} for row in manifest["visits"]]
             tables["machine.csv"] += _machine(of, manifest, evaluation)
             samples.append(_samples(layout.samples(name, seed)))
+    tables["tuning.csv"] = [trial.line() for trial in tuned.trials(study) if trial.method in methods]
     if cost := base["warm_start"]:
         shape, tally = ModelShape.from_json(base["shape"]), Tally.from_json(cost["tally"])
         entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)

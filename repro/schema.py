@@ -74,6 +74,11 @@ SEEN = {
     "kl": "divergence from the base (nats per token)",
 }
 VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
+# The trials that chose the rows' hyper-parameters, with those that a point sets (JSON); none where the study
+# names no tuning. Point 0 is the row as it is; scores are of the validation split, blank where a run failed.
+TUNING = {
+    "method": str, "point": int, "settings": str, "seed": int, "flops": int, "score": float, "chosen": int,
+}  # fmt: skip
 # What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and
 # nothing else in the records does. `flops` are those lost in crashes and done again; joules are blank where
 # nothing measures them.
@@ -94,6 +99,7 @@ CSV = {
     "ledger.csv": LEDGER,
     "monitors.csv": MONITORS,
     "visits.csv": VISITS,
+    "tuning.csv": TUNING,
     "machine.csv": MACHINE,
 }
 FILES = (*CSV, "samples.parquet")  # whose SHA-256 study.json holds

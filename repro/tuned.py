@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from repro import files
 from repro.config import Study
 from repro.errors import UserError
+from repro.schema import TUNING
 
 MEND = "name the file that `repro tune` wrote, and its digest"
 
@@ -22,7 +23,7 @@ MEND = "name the file that `repro tune` wrote, and its digest"
 class Trial:
     """A row at one of its points (0: as it is) with one tuning seed."""
 
-    row: str
+    method: str  # the row
     point: int
     settings: dict[str, Any]  # hyper-parameters of the point, on top of the row's own
     seed: int
@@ -31,18 +32,15 @@ class Trial:
     chosen: bool  # whether this is the row's point
 
     def line(self) -> dict[str, Any]:
-        """As the file has it."""
+        """As a line of :data:`repro.schema.TUNING`."""
         score = "" if self.score is None else f"{self.score:.6f}"
         settings = json.dumps(self.settings, sort_keys=True)
         return asdict(self) | {"settings": settings, "score": score, "chosen": int(self.chosen)}
 
 
-COLUMNS = tuple(field.name for field in fields(Trial))
-
-
 def write(path: Path, trials: Iterable[Trial]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, list(TUNING), lineterminator="\n")
     writer.writeheader()
     writer.writerows(trial.line() for trial in trials)
     files.write_text(path, text.getvalue())
@@ -51,8 +49,8 @@ def write(path: Path, trials: Iterable[Trial]) -> None:
 def read(path: Path) -> list[Trial]:
     """The trials of a file. Raises UserError naming file and line."""
     rows = csv.DictReader(io.StringIO(files.read_text(path, MEND), newline=""), strict=True)
-    if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise UserError(f"{path}, line 1: the columns are not {', '.join(COLUMNS)}; {MEND}")
+    if list(rows.fieldnames or ()) != list(TUNING):
+        raise UserError(f"{path}, line 1: the columns are not {', '.join(TUNING)}; {MEND}")
     found = []
     for number, row in enumerate(rows, 2):
         try:
@@ -60,7 +58,7 @@ def read(path: Path) -> list[Trial]:
             assert isinstance(settings, dict)
             score = float(row["score"]) if row["score"] else None
             point, seed, flops = (int(row[name]) for name in ("point", "seed", "flops"))
-            found.append(Trial(row["row"], point, settings, seed, flops, score, row["chosen"] == "1"))
+            found.append(Trial(row["method"], point, settings, seed, flops, score, row["chosen"] == "1"))
         except (ValueError, TypeError, AssertionError):
             raise UserError(f"{path}, line {number}: no trial; {MEND}") from None
     return found
@@ -90,4 +88,4 @@ def _read(path: Path, digest: str) -> list[Trial]:
 
 def chosen(study: Study, row: str) -> dict[str, Any]:
     """What a study's tuning changes in the hyper-parameters of a row."""
-    return next((trial.settings for trial in trials(study) if trial.row == row and trial.chosen), {})
+    return next((trial.settings for trial in trials(study) if trial.method == row and trial.chosen), {})

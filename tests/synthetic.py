@@ -64,11 +64,14 @@ def write(
     ledger: Iterable[Mapping[str, Any]] = (),
     monitors: Iterable[Mapping[str, Any]] = (),
     visits: Iterable[Mapping[str, Any]] = (),
+    tuning: Iterable[Mapping[str, Any]] = (),
     machine: Iterable[Mapping[str, Any]] = (),
     samples: Iterable[tuple[Any, ...]] | pd.DataFrame = (),
 ) -> Path:
     """Write a records folder from its lines; ``samples`` in the order of the columns."""
-    for (name, columns), lines in zip(CSV.items(), (runs, ledger, monitors, visits, machine), strict=True):
+    for (name, columns), lines in zip(
+        CSV.items(), (runs, ledger, monitors, visits, tuning, machine), strict=True
+    ):
         text = io.StringIO()
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()

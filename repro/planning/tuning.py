@@ -155,7 +155,7 @@ def _spent(results: Results, name: str, seed: int) -> int:
 
 def render(found: list[Trial]) -> Iterator[str]:
     """For people: each row's scores by point, and its choice."""
-    for row, of_row in groupby(found, key=lambda trial: trial.row):
+    for row, of_row in groupby(found, key=lambda trial: trial.method):
         told = []
         for _, group in groupby(of_row, key=lambda trial: trial.point):
             ones = list(group)

@@ -22,6 +22,7 @@ from repro.schema import (
     MACHINE_ACCOUNTS,
     MONITORS,
     RUNS,
+    TUNING,
     UNKNOWN,
     VISITS,
     Account,
@@ -94,6 +95,7 @@ class Study:
     ledger: list[Line]
     monitors: list[Line]
     visits: list[Line]
+    tuning: list[Line]
     machine: list[Line]
     benchmarks: tuple[Benchmark, ...]
 
@@ -231,6 +233,10 @@ def assemble(records: Path, facts: Facts) -> Study:
     visits = read_table(path, VISITS, ("method", "seed", "tier"))
     _known(path, visits, {"method": methods, "seed": seeds})
 
+    path = records / "tuning.csv"
+    tuning = read_table(path, TUNING, ("method", "point", "seed"), ("score",))
+    _known(path, tuning, {"method": methods, "chosen": (0, 1)})
+
     path = records / "machine.csv"
     machine = read_table(path, MACHINE, ("method", "seed", "budget", "account", "device"), UNKNOWN)
     _known(path, machine, {"account": MACHINE_ACCOUNTS, "method": (*methods, ""), "seed": (*seeds, 0),
@@ -238,7 +244,9 @@ def assemble(records: Path, facts: Facts) -> Study:
 
     benchmarks = _benchmarks(records / "samples.parquet", facts.benchmarks, methods, seeds, budgets)
     title = one_line(facts.title)
-    study = Study(facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, machine, benchmarks)
+    study = Study(
+        facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, tuning, machine, benchmarks
+    )
     for benchmark in benchmarks:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study
