@@ -206,12 +206,12 @@ def problems(study: StudyFile) -> None:
 @app.command("base-model")
 def base_model(study: StudyFile) -> None:
     """Make the base model of a study."""
+    config = _computing(study)
     from tqdm import tqdm
 
     from repro import base_model as base
     from repro.files import fingerprint, write_checked
 
-    config = _computing(study)
     layout = _layout(config)
     _settle()
     with tqdm(desc="warm start", unit="step", disable=None) as bar:

@@ -17,6 +17,7 @@ exponentials and logarithms a scalar here and there may take.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Literal
 
@@ -33,14 +34,25 @@ LIBRARIES = {
 }
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 CAPABLE = ("AVX2", "AVX512")  # what ATen calls processors that have AVX2
+LATE = (
+    "numerics: portable must be settled before numpy and torch are loaded: run the study by snakemake or the "
+    "`repro` command, or call repro.numerics.settle before all imports"
+)
 PORTABLE: Mapping[str, str] = {**LIBRARIES, **THREADS, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def settle(numerics: Numerics) -> None:
     """Set the environment for a process and those that it starts. Libraries read it when they are first
-    imported: call this before that."""
-    if numerics == "portable":
-        os.environ.update(PORTABLE)
+    imported. Raises UserError where that was before."""
+    if numerics != "portable" or _is_settled():
+        return
+    if {"numpy", "torch"} & sys.modules.keys():
+        raise UserError(LATE)
+    os.environ.update(PORTABLE)
+
+
+def _is_settled() -> bool:
+    return all(os.environ.get(name) == value for name, value in PORTABLE.items())
 
 
 def capability() -> str:
@@ -57,14 +69,11 @@ def check(numerics: Numerics) -> None:
     import torch
 
     found = capability()
-    settled = all(os.environ.get(name) == value for name, value in PORTABLE.items())
+    settled = _is_settled()
     if settled and found != "AVX2":
         raise UserError(
             f"numerics: portable needs an x86-64 processor with AVX2, and torch finds {found} here; set "
             "`numerics: fast`, with which numbers differ from those of other machines in their last bits"
         )
     if not settled or torch.get_num_threads() != 1:
-        raise UserError(
-            "numerics: portable must be settled before torch is loaded: run the study by snakemake or the "
-            "`repro` command, or call repro.numerics.settle before all imports"
-        )
+        raise UserError(LATE)
