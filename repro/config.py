@@ -489,12 +489,22 @@ def _shown(value: Any) -> str:
 def load_study(path: Path) -> Study:
     """The study in a YAML file, on the presets that it names. Raises UserError naming the file, the key and
     the mend."""
-    own = _mapping(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
-    presets = {str(one): _mapping(one, "name a preset in UTF-8") for one in _presets(path, own)}
+    layers = _layers(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
     values: dict[str, Any] = {}
-    for layer in (*presets.values(), own):
+    for layer in layers.values():
         values = merged(values, layer)
-    return validated(Study, values, str(path), {str(path): own, **dict(reversed(presets.items()))})
+    return validated(Study, values, str(path), dict(reversed(layers.items())))
+
+
+def _layers(path: Path, mend: str, above: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """What the files hold that a study is made of, the lowest first: presets may stand on others."""
+    if str(path) in above:
+        raise UserError(f"{above[-1]}: `preset` leads back to {path}; remove it from one of them")
+    own = _mapping(path, mend)
+    found: dict[str, dict[str, Any]] = {}
+    for preset in _presets(path, own):
+        found |= _layers(preset, "name a preset in UTF-8", (*above, str(path)))
+    return found | {str(path): own}
 
 
 def _mapping(path: Path, mend: str) -> dict[str, Any]:
