@@ -63,13 +63,6 @@ MethodName = Annotated[str, typer.Option("--method", help="A row of the study, b
 Seed = Annotated[int, typer.Option("--seed", help="One of the study's seeds.")]
 
 
-def _computing(study: Path) -> StudyConfig:
-    """The study in a file that this process is to compute, and its numerics, before torch is loaded."""
-    config = load_study(study)
-    settle(config.numerics)
-    return config
-
-
 def _layout(study: StudyConfig) -> Any:
     from repro.layout import Layout
 
@@ -206,7 +199,8 @@ def problems(study: StudyFile) -> None:
 @app.command("base-model")
 def base_model(study: StudyFile) -> None:
     """Make the base model of a study."""
-    config = _computing(study)
+    config = load_study(study)
+    settle(config.numerics)
     from tqdm import tqdm
 
     from repro import base_model as base
@@ -230,8 +224,9 @@ def base_model(study: StudyFile) -> None:
 @app.command()
 def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Train one method with one seed to every budget (a killed run goes on where it was)."""
-    config = _computing(study)
+    config = load_study(study)
     _check_run(config, study, method, seed)
+    settle(config.numerics)
     with claim(config.gpus):
         from repro.run import train as run
 
@@ -242,8 +237,9 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 @app.command()
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
-    config = _computing(study)
+    config = load_study(study)
     _check_run(config, study, method, seed)
+    settle(config.numerics)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 

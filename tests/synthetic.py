@@ -217,8 +217,18 @@ def write_records(
     )  # fmt: skip
     return write(
         folder, facts, runs=runs, ledger=ledger, monitors=monitors, visits=visits, machine=machine,
-        samples=samples,
+        samples=samples, tuning=_tuning(rows, budgets[-1] - len(seeds)),
     )  # fmt: skip
+
+
+def _tuning(rows: Iterable[Made], flops: int) -> list[dict[str, Any]]:
+    """Two points of each row that trains, of which the second is better by 5 points."""
+    return [
+        {"method": row.method, "point": point, "settings": json.dumps({"rate": 0.1} if point else {}),
+         "seed": seed, "flops": flops, "score": round(0.3 + 0.05 * point + 0.01 * (seed - 100), 2),
+         "chosen": point}
+        for row in rows if row.role is not Role.BASE for point in (0, 1) for seed in (100, 101)
+    ]  # fmt: skip
 
 
 def _monitors(

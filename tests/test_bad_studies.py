@@ -201,7 +201,7 @@ def bomb(first: str, row: str) -> str:
         ("a: &a [*a]", "line 1: more than 20000 values"),
         ("a: [" + "1, " * 20_000 + "]", "line 1: more than 20000 values"),
         (SMOKE + "seeds: [1]\n", f"line {END}: the key `seeds` is there twice; mend that line"),
-        (SMOKE.replace("  test: 80", "  test: 80\n  test: 90"), "line 13: the key `test` is there twice"),
+        (SMOKE.replace("  test: 80", "  test: 80\n  test: 90"), "line 14: the key `test` is there twice"),
         ("seeds: [" + "9" * 5_000 + "]", "line 1: a value that is none of its type, int"),
         ("seeds: [0x" + "f" * 50_000 + "]", "line 1: a number is too long"),
         ("a: 2024-13-45", "line 1: a value that is none of its type, timestamp"),
