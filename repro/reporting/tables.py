@@ -10,7 +10,7 @@ import numpy as np
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference, Estimate
 from repro.reporting.costs import costs, machine, stranded, use
-from repro.reporting.results import Benchmark, Row, Study, X
+from repro.reporting.results import ENOUGH_SEEDS, Benchmark, Row, Study, X
 from repro.reporting.table import (
     DAGGER,
     DASH,
@@ -135,6 +135,34 @@ def _row_notes(study: Study) -> list[str]:
     return [one] * (len(study.seeds) == 1) + [f"{row.title}: {row.note}" for row in study.rows if row.note]
 
 
+def _spread_notes(analysis: Analysis) -> list[str]:
+    """What intervals suppose of the spread between seeds, whether it holds, and what the study can find."""
+    seeds, budgets = len(analysis.study.seeds), len(analysis.study.budgets)
+    notes = []
+    if seeds > 1:
+        few = f"; with fewer than {ENOUGH_SEEDS} seeds, at least what those of all rows make likely"
+        notes.append(
+            "Between seeds: each row's own variance"
+            + ", pooled over its budgets along a profile that all rows share" * (budgets > 1)
+            + few * (seeds < ENOUGH_SEEDS)
+            + "."
+        )
+    looks = zip(("rows", "their profiles over budgets"), analysis.homogeneity, strict=True)
+    told = [f"of {what}: {p_text(p)}" for what, p in looks if not np.isnan(p)]
+    if told:
+        notes.append(
+            f"Homogeneity of the variance between seeds, {', '.join(told)}. A small p of rows says that they "
+            "spread unalike; one of profiles, that pooling over budgets may mislead."
+        )
+    least = analysis.detectable
+    if not isinstance(least, X):
+        notes.append(
+            f"A true difference of {percent(least)} points at the top budget between two typical methods is "
+            "found with a power of 80 % (all pairs, Holm)."
+        )
+    return notes
+
+
 def _titled(title: str, analysis: Analysis) -> str:
     return title if len(analysis.study.benchmarks) == 1 else f"{title}, {analysis.benchmark.title}"
 
@@ -178,12 +206,13 @@ def leaderboard(analysis: Analysis) -> Table:
     notes = [
         *[caveat(study)] * study.preliminary,
         f"Score: {analysis.benchmark.metric}, in percent, {_with_interval(study)}.",
-        "Δ: paired difference at the top budget in percentage points, with its 95 % interval and the p-value "
-        "of a sign-flip test after Holm's correction within the column.",
+        "Δ: difference at the top budget in percentage points, paired by problem, with its 95 % interval and "
+        "the p-value of a sign-flip test after Holm's correction within the column.",
         "Rank: 1 + the number of methods significantly better, up to the last place not excluded (methods "
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
+        *_spread_notes(analysis),
         *_dagger_note(cells),
         *_row_notes(study),
     ]

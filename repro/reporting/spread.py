@@ -1,0 +1,154 @@
+"""How far a row's scores spread from training seed to training seed: pure functions of arrays.
+
+The raw variance between the seeds of a row is used: it holds the luck of training, that of the samples drawn
+with it, and how both differ from problem to problem. So it is of the size of what it stands for even where
+training is all but deterministic, and never a difference of two estimates that may come out at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import polygamma, psi
+from scipy.stats import bartlett
+
+CORRELATION = 0.7  # of a seed's deviations at two budgets, where a study cannot tell
+PRIOR = 4  # degrees of freedom that it counts for
+ROUNDS = 50  # of fitting levels and profile; they settle in a few
+SIMULATIONS = 1_000  # of a homogeneous study
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``variance`` of the score of one seed and its degrees of freedom ``df`` are [row, budget], NaN where
+    they are unknown; ``correlation`` [row] is that of a seed's deviations at two budgets."""
+
+    variance: np.ndarray
+    df: np.ndarray
+    correlation: np.ndarray
+
+
+def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
+    """The spread of rows from their ``scores`` [row, seed, budget], NaN where a row has none.
+
+    A row's variance is its own level times a profile over budgets that all rows share, as rows spread more at
+    some budgets than at others: the fit of a two-way multiplicative model by the likelihood of
+    gamma-distributed variances. A level from B budgets whose deviations correlate by rho has
+    B(S-1) / (1 + (B-1) rho^2) degrees of freedom (the covariance of two variances of normal scores is
+    2 rho^2 / (S-1) of their squares); what the profile of R rows lacks in precision is added, so that a row
+    that is alone has the S-1 of each budget.
+
+    With ``few`` seeds, and for a row whose seeds are all equal, a level is at least what the levels of all
+    rows make likely (:func:`squeeze`), and a variance at least its share from problem to problem, ``noise``
+    [row, budget].
+    """
+    rows, seeds, budgets = scores.shape
+    deviations = scores - scores.mean(1, keepdims=True)
+    known = ~np.isnan(deviations).any(1)
+    if seeds == 1 or not known.any():
+        unknown = np.full((rows, budgets), np.nan)
+        return Spread(unknown, unknown, np.full(rows, CORRELATION))
+    deviations = np.where(known[:, None], deviations, 0.0)
+    found = (deviations**2).sum(1) / (seeds - 1)
+    level, profile = _levels(found, known)
+    count = known.sum(1)
+    moved = level > 0
+
+    fitted = np.outer(level, profile)
+    scale = np.sqrt(fitted)[:, None]
+    z = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 0)
+    # Summed over pairs of budgets: correlations as found, and as they would be if only training correlated.
+    together = ((z.sum(2) ** 2).sum(1) - (z**2).sum((1, 2)))[moved] / (seeds - 1)
+    training = 1 - np.where(known, noise, 0).sum(1) / np.maximum(np.where(known, fitted, 0).sum(1), 1e-300)
+    training = np.where(moved, np.clip(training, 0, 1), 0.0)
+    pairs = count * (count - 1)
+    plain = _correlation(together.sum(), pairs[moved], seeds)
+    rho = np.maximum(plain, training * _correlation(together.sum(), (pairs * training)[moved], seeds))
+
+    count = np.maximum(1, count)
+    df = count * (seeds - 1) / (1 + (count - 1) * rho**2)
+    likely, df_likely = squeeze(level, df)
+    raised = (likely > level) if few else ~moved
+    level, df = np.where(raised, likely, level), np.where(raised, df_likely, df)
+    variance = np.outer(level, profile)
+    variance = np.maximum(variance, noise) if few else np.where(variance > 0, variance, noise)
+    of_profile = (count - 1) * (1 - rho**2) / (count * max(1, moved.sum()) * (seeds - 1))
+    df = 1 / (1 / df + of_profile)
+    return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
+
+
+def _correlation(together: float, pairs: np.ndarray, seeds: int) -> float:
+    """What ``together`` is of the number of ``pairs`` of budgets of each row, drawn towards what is usual as
+    far as there are few."""
+    weight = (seeds - 1) * pairs.sum() / max(1, pairs.max(initial=0))
+    found = together / pairs.sum() if weight else 0.0
+    return float(np.clip((weight * found + PRIOR * CORRELATION) / (weight + PRIOR), 0, 1))
+
+
+def _levels(found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A level for each row and a profile over budgets, of mean 1, whose products fit the variances ``found``
+    [..., row, budget] where they are ``known``."""
+    profile = np.ones((*found.shape[:-2], found.shape[-1]))
+    for _ in range(ROUNDS):
+        level = _ratio(found, profile[..., None, :], known, -1)
+        profile = _ratio(found, level[..., None], known, -2)
+        mean = profile.mean(-1, keepdims=True)
+        profile = profile / np.where(mean > 0, mean, 1)
+    return level, profile
+
+
+def _ratio(found: np.ndarray, by: np.ndarray, known: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of ``found / by`` along an axis, over what is known and where ``by`` is not zero."""
+    used = known & (by > 0)
+    ratio = np.divide(found, by, out=np.zeros_like(found), where=used)
+    return np.asarray(ratio.sum(axis) / np.maximum(1, used.sum(axis)))
+
+
+def squeeze(level: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances drawn towards their common scale by what their own spread says of a scaled inverse
+    chi-square prior, and their degrees of freedom (Smyth 2004, doi:10.2202/1544-6115.1027, section 6.2).
+    Fewer than two variances above zero say nothing of others, and stay as they are."""
+    moved = level > 0
+    if moved.sum() < 2:
+        return level, df
+    half = df[moved] / 2
+    log = np.log(level[moved]) - psi(half) + np.log(half)
+    excess = log.var(ddof=1) - polygamma(1, half).mean()
+    most = df[moved].sum()
+    if excess <= 0:
+        return np.full_like(level, np.exp(log.mean())), np.full_like(df, most)
+    prior = 2 * brentq(lambda x: polygamma(1, x) - excess, 1e-6, 1e9)
+    scale = np.exp(log.mean() + psi(prior / 2) - np.log(prior / 2))
+    return (prior * scale + df * level) / (prior + df), np.minimum(prior + df, most)
+
+
+def homogeneity(scores: np.ndarray, spread: Spread) -> tuple[float, float]:
+    """Two p-values about the ``scores`` [row, seed, budget] that :func:`seed_spread` had: whether rows spread
+    alike (Bartlett's test of each seed's mean deviation), and whether all follow one profile over budgets
+    (squared relative errors of the fit of levels and profile, against simulated studies of normal scores that
+    do). NaN where a test has nothing to look at. Rows that lack a budget, or do not move, are left out.
+    """
+    deviations = scores - scores.mean(1, keepdims=True)
+    used = (deviations != 0).any(1).all(1) & ~np.isnan(deviations).any((1, 2))
+    rows, seeds, budgets = deviations[used].shape
+    alike = shared = np.nan
+    if rows > 1 and seeds > 1:
+        variance = (deviations[used] ** 2).sum(1)
+        _, profile = _levels(variance, variance > 0)
+        alike = bartlett(*(deviations[used] / np.sqrt(profile)).mean(2)).pvalue
+        if budgets > 1:
+            rho = spread.correlation[used][:, None, None]
+            rng = np.random.default_rng(2)
+            common = rng.standard_normal((SIMULATIONS, rows, seeds, 1))
+            own = rng.standard_normal((SIMULATIONS, rows, seeds, budgets))
+            null = _unexplained((np.sqrt(rho) * common + np.sqrt(1 - rho) * own).var(2))
+            shared = (1 + (null >= _unexplained(variance) - 1e-12).sum()) / (1 + SIMULATIONS)
+    return float(alike), float(shared)
+
+
+def _unexplained(variance: np.ndarray) -> np.ndarray:
+    """Squared relative errors of the fit of levels and profile to variances [..., row, budget]."""
+    level, profile = _levels(variance, variance > 0)
+    return np.asarray(((variance / (level[..., None] * profile[..., None, :]) - 1) ** 2).sum((-1, -2)))
