@@ -329,16 +329,28 @@ def tables(
 @app.command()
 def verify(
     records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    fresh: Annotated[
+        Path | None,
+        typer.Argument(help="Records of the same study from another machine, or with other seeds."),
+    ] = None,
 ) -> None:
-    """Count every FLOP of a study anew from its records. Needs neither torch nor a GPU."""
+    """Count every FLOP of a study anew from its records, and say whether fresh ones reproduce them: bit for
+    bit, within intervals, or not. Needs neither torch nor a GPU."""
     from repro.reporting.recount import recount
+    from repro.reporting.replication import replicate
 
-    found = recount(records)
-    typer.echo(found.table())
-    if found.differences:
-        typer.echo("\n" + "\n".join(found.differences))
-        raise typer.Exit(1)
-    typer.echo(f"{records}: verified")
+    for folder in [records, fresh] if fresh else [records]:
+        found = recount(folder)
+        typer.echo(found.table())
+        if found.differences:
+            typer.echo("\n" + "\n".join(found.differences))
+            raise typer.Exit(1)
+        typer.echo(f"{folder}: verified\n" if fresh else f"{folder}: verified")
+    if fresh is not None:
+        compared = replicate(records, fresh)
+        typer.echo("\n".join([compared.table(), *compared.left_out]))
+        if compared.failed:
+            raise typer.Exit(1)
 
 
 def main() -> None:

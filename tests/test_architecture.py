@@ -36,6 +36,7 @@ LAYERS = [
 REPORTING = [
     "spread", "statistics", "reading", "results", "recount", "analysis", "table", "costs", "tables",
     "figures", "page",
+    "replication",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema"}
 # What is asked before a study runs looks at all of it.

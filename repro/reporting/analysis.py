@@ -26,6 +26,7 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
+from scipy.special import stdtr
 
 from repro.records import Role
 from repro.reporting.results import ENOUGH_SEEDS, Mode, Row, Study, X
@@ -164,6 +165,27 @@ class Analysis:
         low, high = difference_interval(mean, error.variance, error.df)
         samples = self.benchmark.k * len(self.study.seeds)
         p = sign_flip_p(each, found.tier_of, samples, error.kept, error.seeds, error.seeds_df)
+        return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
+
+    def replication(self, other: Analysis, method: str, budget: int) -> Difference | X:
+        """Score of a row less that of the same row in another study with the same problems, paired by
+        problem; each has its own training seeds. Its p-value is that of Student's t."""
+        for lack in (self._lacks(method, budget), other._lacks(method, budget)):
+            if lack:
+                return lack
+        ours, theirs = self._scores(), other._scores()
+        each = ours.each[self._at(method, budget)] - theirs.each[other._at(method, budget)]
+        errors = [
+            analysis._error(found, each, (-1, 1), budget, method)
+            for analysis, found in ((self, ours), (other, theirs))
+        ]
+        kept = max(0.0, sum(error.kept for error in errors) - 1)  # each takes out its own samples
+        unseen = errors[0].problems - errors[0].kept * float(problem_variance(each, ours.tier_of))
+        problems = kept * float(problem_variance(each, ours.tier_of)) + unseen
+        error = _Error(kept, problems, ours.df, [*errors[0].spreads, *errors[1].spreads])
+        mean = float(macro_mean(each, ours.tier_of))
+        low, high = difference_interval(mean, error.variance, error.df)
+        p = 2 * stdtr(error.df, -abs(mean) / np.sqrt(error.variance)) if mean else 1.0
         return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
 
     def _difference_of(

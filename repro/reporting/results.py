@@ -75,6 +75,7 @@ class Benchmark:
     scores: dict[Mode, np.ndarray]  # mean correctness of each problem; NaN where it was not evaluated
     majority: np.ndarray  # whether the answer that most sampled completions give is right; NaN where unknown
     rates: dict[str, np.ndarray]  # means over the sampled completions: truncated, unparsable, timeout, ...
+    problems: tuple[str, ...] = ()  # [problem] their ids
 
     @property
     def strata(self) -> np.ndarray:
@@ -361,7 +362,7 @@ def _benchmark(
     ids = problems.cat.reorder_categories(sorted(problems.cat.categories)).cat
     apart = max(1, len(ids.categories))
     keys, problem = np.unique(tier * apart + ids.codes.to_numpy(), return_inverse=True)
-    tier_of = keys // apart
+    tier_of, names = keys // apart, tuple(ids.categories[keys % apart])
 
     shape = (*runs, len(keys))
     size = int(np.prod(shape))
@@ -398,6 +399,7 @@ def _benchmark(
     return Benchmark(
         facts.name, one_line(facts.title), one_line(facts.metric), facts.samples_per_problem,
         facts.max_tokens, facts.macro, tuple(facts.tiers), tier_of, scores, majority, rates,
+        names,
     )  # fmt: skip
 
 
