@@ -266,8 +266,8 @@ def shortfalls(study: Study, made_plan: plan.Plan) -> list[str]:
         if not play.spends:
             continue
         found += [f"{row}: no step within {one.budget:.3g}" for one in play.standings if not one.steps]
-        if play.standings[0].completed < 2 and not method.one_round:
-            found.append(f"{row}: less than two rounds within {play.standings[0].budget:.3g}")
+        if play.iterates.completed < 2 and not method.one_round:
+            found.append(f"{row}: less than two rounds within {play.iterates.budget:.3g}")
         values = method.model_dump()
         if "n_wanted" in values:  # B-STaR and the rows made of it
             n_star = values["n_star"] or ceil(values["n_wanted"] / values["n_queries"])

@@ -353,7 +353,8 @@ def _methods(case: Case) -> Iterator[str | Problem]:
 
 
 def _budget(case: Case) -> Iterator[str | Problem]:
-    """Whether every budget trains every method that spends, and the lowest completes two of its rounds."""
+    """Whether every budget trains every method that spends, and is enough for two of its rounds: the lowest,
+    or, where each budget has a run of its own, the top one."""
     good = True
     for name, play in case.plan.plays.items():
         if play.failed:
@@ -367,7 +368,7 @@ def _budget(case: Case) -> Iterator[str | Problem]:
         for one in play.standings:
             if not one.steps:
                 lack = "takes no optimizer step"
-            elif one is play.standings[0] and one.completed < 2 and not method.one_round:
+            elif one is play.iterates and one.completed < 2 and not method.one_round:
                 lack = f"completes {one.completed} of two rounds"
             else:
                 continue
@@ -381,7 +382,7 @@ def _budget(case: Case) -> Iterator[str | Problem]:
             )
             break
     if good:
-        yield "in a rehearsal all of them train every method, and the lowest completes two of its rounds"
+        yield "in a rehearsal all of them train every method, for two of its rounds"
 
 
 def _lengths(case: Case) -> Iterator[str | Problem]:
