@@ -225,8 +225,8 @@ def base_model(study: StudyFile) -> None:
 def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Train one method with one seed to every budget (a killed run goes on where it was)."""
     config = load_study(study)
-    _check_run(config, study, method, seed)
     settle(config.numerics)
+    _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.run import train as run
 
@@ -238,8 +238,8 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
     config = load_study(study)
-    _check_run(config, study, method, seed)
     settle(config.numerics)
+    _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
