@@ -14,8 +14,7 @@ from repro.reporting.curves import (
     fit_sigmoid,
     flop_ratio,
     flops_to,
-    interval,
-    interval_of,
+    percentile_interval,
     places,
     probability_of_improvement,
     score_at,
@@ -138,8 +137,8 @@ ALL = np.ones((1, 2, 2)) / 2
 
 
 def test_the_probability_of_improvement_by_hand() -> None:
-    """Problem 1: of a's .5 and 1 against b's .5 and 0, half + 1 + 1 + 1 = 3.5 of 4. Problem 2: all equal, 2 of
-    4. Even weights give 5.5 / 8; the first problem alone 3.5 / 4, and a's second seed on it 1."""
+    """Problem 1: of a's .5 and 1 against b's .5 and 0, half + 1 + 1 + 1 = 3.5 of 4. Problem 2: all equal, 2
+    of 4. Even weights give 5.5 / 8; the first problem alone 3.5 / 4, and a's second seed on it 1."""
     a, b = np.array([[0.5, 1.0], [1.0, 1.0]]), np.array([[0.5, 1.0], [0.0, 1.0]])
     assert probability_of_improvement(a, b, np.array([[0.5, 0.5]]), ALL) == pytest.approx([5.5 / 8])
     assert probability_of_improvement(a, b, np.array([[1.0, 0.0]]), ALL) == pytest.approx([3.5 / 4])
@@ -176,11 +175,11 @@ def test_a_score_distribution_by_hand() -> None:
 
 def test_an_interval_is_of_the_draws_and_as_wide_as_their_bounds() -> None:
     draws = np.arange(1, 1002.0)
-    assert interval_of(draws) == (26, 976)
+    assert percentile_interval(draws, draws) == (26, 976)
     few, many = draws.copy(), draws.copy()
     few[-20:], many[-30:] = np.inf, np.inf
-    assert interval_of(few)[1] == 976 and interval_of(many)[1] == np.inf
-    assert interval(Bounds(np.where(draws < 50, 0, draws), draws)) == (0, 976)
+    assert percentile_interval(draws, few) == (26, 976) and percentile_interval(draws, many) == (26, np.inf)
+    assert percentile_interval(np.where(draws < 50, 0, draws), draws) == (0, 976)
 
 
 # ---------------------------------------------------------------------------------------- the sigmoid

@@ -1,9 +1,9 @@
 """What a curve of scores over budgets says beyond its points: pure functions of arrays.
 
-A curve is the scores of a row at a study's budgets, the last axis of every array here; the axes before it are
-draws and rows. Functions of a curve are applied to the measured one and to each of its draws alike, and the
-interval is that of the draws. Between two budgets a score runs straight over the logarithm of FLOPs. What each
-number means, with formulas and sources, is in docs/statistics.md.
+A curve is the scores of a row at a study's budgets, the last axis of every array here; the axes before it
+are draws and rows. Functions of a curve are applied to the measured one and to each of its draws alike, and
+the interval is that of the draws. Between two budgets a score runs straight over the logarithm of FLOPs.
+What each number means, with formulas and sources, is in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOLERANCE = 1e-9  # scores are counts, so exact ties are common: rounding is not
 FEWEST_BUDGETS = 5  # that a sigmoid of three parameters is fitted to
 STEEPEST = 10.0  # exponent searched; a score then goes from a tenth to nine tenths of its rise within x 1.55
 _SHALLOWEST = 0.1
-_STEPS = 100
+_STEPS = 50
 _BEYOND = 10.0  # how far below the lowest and above the highest budget a midpoint is searched
 
 
@@ -35,7 +35,7 @@ class Bounds:
 def flops_to(scores: np.ndarray, budgets: np.ndarray, target: np.ndarray | float) -> Bounds:
     """FLOPs at which curves first reach a score.
 
-    ``scores`` is [..., budget], ``budgets`` [budget] FLOPs in ascending order, ``target`` [...] or one number.
+    ``scores`` is [..., budget], ``budgets`` [budget] FLOPs in ascending order, ``target`` [...] or a number.
     At or above the target at the lowest budget, all that is known is (0, lowest]; never there, (top, inf).
     """
     reached = scores >= np.asarray(target)[..., None] - TOLERANCE
@@ -68,14 +68,15 @@ def flop_ratio(a: np.ndarray, b: np.ndarray, budgets: np.ndarray) -> Bounds:
 
 
 def area(scores: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-    """[...] Mean score over the logarithm of FLOPs from the lowest to the top budget (trapezoids), two budgets
-    or more. ``scores`` is [..., budget]."""
+    """[...] Mean score over the logarithm of FLOPs from the lowest to the top budget, by trapezoids.
+    ``scores`` is [..., budget], of two budgets or more."""
     x = np.log(budgets)
     return np.asarray(np.trapezoid(scores, x) / (x[-1] - x[0]))
 
 
 def score_at(scores: np.ndarray, flops: np.ndarray, at: float) -> np.ndarray:
-    """[...] Score at so many FLOPs, between two of ``flops`` [budget], ascending. ``scores`` is [..., budget].
+    """[...] Score at so many FLOPs, between two of ``flops`` [budget], ascending. ``scores`` is
+    [..., budget].
 
     Raises ValueError where ``at`` lies outside ``flops``: nothing is extrapolated.
     """
@@ -98,8 +99,8 @@ def probability_of_improvement(
     """[draw] P(a > b): how likely a training of ``a`` does better than one of ``b`` on a problem, ties as a
     half (Agarwal et al. 2021, arXiv:2108.13264, with problems as tasks).
 
-    ``a`` and ``b`` are [seed, problem] shares of correct samples; ``weights`` [draw, problem] sum to 1 in each
-    draw; ``drawn`` [draw, 2, seed] is the weight of every seed of the two rows, likewise.
+    ``a`` and ``b`` are [seed, problem] shares of correct samples; ``weights`` [draw, problem] sum to 1 in
+    each draw; ``drawn`` [draw, 2, seed] are the weights of the seeds of the two rows, likewise.
     """
     wins = (np.sign(np.round(a[:, None] - b[None], 9)) + 1) / 2  # [seed of a, seed of b, problem]
     each = (weights @ wins.reshape(-1, wins.shape[-1]).T).reshape(-1, len(a), len(b))
@@ -108,8 +109,7 @@ def probability_of_improvement(
 
 def seed_weights(rng: np.random.Generator, draws: int, rows: int, seeds: int) -> np.ndarray:
     """[draw, row, seed] Weights of the seeds in a bootstrap: of S seeds S - 1 are drawn, so that the variance
-    of a mean is not understated by (S - 1) / S (Rao and Wu 1988). Of one seed the spread is unknown: weight 1.
-    """
+    of a mean is not understated by (S - 1) / S (Rao and Wu 1988). One has weight 1: its spread is unknown."""
     if seeds == 1:
         return np.ones((draws, rows, 1))
     return rng.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=(draws, rows)) / (seeds - 1)
@@ -121,16 +121,12 @@ def score_distribution(scores: np.ndarray, above: np.ndarray) -> np.ndarray:
     return np.asarray((scores[..., None, :] > above[:, None] + TOLERANCE).mean(-1))
 
 
-def interval(bounds: Bounds) -> tuple[float, float]:
-    """Percentile interval of draws [draw], as wide as their bounds may make it."""
+def percentile_interval(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """Interval of draws [draw] that lie between ``low`` and ``high``, the same array where they are known."""
     tail = (1 - LEVEL) / 2
-    low = np.quantile(bounds.low, tail, method="lower")  # of draws, as infinities have no mean
-    return float(low), float(np.quantile(bounds.high, 1 - tail, method="higher"))
-
-
-def interval_of(draws: np.ndarray) -> tuple[float, float]:
-    """Percentile interval of draws [draw] that are known exactly."""
-    return interval(Bounds(draws, draws))
+    # An order statistic each: infinities have no mean.
+    ends = np.quantile(low, tail, method="lower"), np.quantile(high, 1 - tail, method="higher")
+    return float(ends[0]), float(ends[1])
 
 
 # ------------------------------------------------------------------------------------------ the sigmoid
@@ -193,7 +189,7 @@ def fit_sigmoid(scores: np.ndarray, base: np.ndarray, budgets: np.ndarray) -> Si
         best = np.where(better[:, None], tried, best)
         rest, jacobian, loss = residuals(best)
         damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
-    inside = ((best > low + TOLERANCE) & (best < most - TOLERANCE))[:, [0, 2]].all(1)
+    inside = np.all(((best > low + TOLERANCE) & (best < most - TOLERANCE))[:, [0, 2]], axis=1)
     return Sigmoid(base + best[:, 2], np.exp(best[:, 1]), np.exp(best[:, 0]), inside)
 
 
