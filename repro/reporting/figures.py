@@ -114,11 +114,11 @@ def accuracy(analysis: Analysis) -> Figure:
     figure, panels = _multiples(rows, "accuracy (%)")
     for axes, row in zip(panels, rows, strict=False):
         if base is not None:
-            _, y, low, high, *_ = lines[base.method][:, -1]
+            _, y, low, high = lines[base.method][:4, -1]
             axes.axhspan(low, high, color="#777777", alpha=0.12, lw=0)
             axes.axhline(y, color="#777777", ls=(0, (5, 2)), lw=1)
         axes.plot(*np.hstack(everyone), color="#d5d5d5", lw=0.8)
-        x, y, low, high, *seeds = lines[row.method]
+        (x, y, low, high), seeds = lines[row.method][:4], lines[row.method][4:]
         colour = _look(analysis, row)["color"]
         axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
         axes.plot(x, y, color=colour, lw=1.8)
