@@ -342,15 +342,8 @@ class Analysis:
             samples = np.where(trained[:, None], of_samples / max(1, y.shape[1] - 1), 0.0)
             of_seeds = np.where(trained[:, None, None], macro_mean(y, tier_of), np.nan)
             spread = seed_spread(of_seeds, samples, len(self.study.seeds) < ENOUGH_SEEDS)
-            each = y.mean(1)
-            self._found[mode, tier] = _Scores(
-                tier_of,
-                each,
-                of_seeds,
-                problem_variance(each, tier_of),
-                samples / len(self.study.seeds),
-                spread,
-            )
+            each, noise = y.mean(1), samples / len(self.study.seeds)
+            self._found[mode, tier] = _Scores(tier_of, each, of_seeds, noise, spread)
         return self._found[mode, tier]
 
     def _error(
