@@ -22,7 +22,7 @@ from repro.reporting.comparisons import (
     seeds,
     targets,
 )
-from repro.reporting.curves import area, flop_ratio, flops_to, percentile_interval
+from repro.reporting.curves import area, fit_sigmoid, flop_ratio, flops_to, percentile_interval
 from repro.reporting.figures import accuracy, all_figures, gains, profiles
 from repro.reporting.results import Study
 from repro.reporting.table import DASH, TIMES, Table
@@ -55,7 +55,7 @@ def line(table: Table, **where: object) -> dict[str, object]:
 
 def test_flops_to_a_target_by_hand() -> None:
     """Targets .45, .6, .99. From .2 at 1 G to .7 at 2 G, half of the way to .45: 2^.5 G; .6 at .8 of it."""
-    study = flat([[0.2, 0.7, 0.7], [0.5, 0.6, 0.99], [0.5] * 3], {2: Role.BASE})
+    study = flat([[0.2, 0.7, 0.7], [0.5, 0.6, 0.99], [0.45] * 3], {2: Role.BASE})
     table = targets([curves_of(one(study))])
     assert line(table, method="0", target=0.45)["flops"] == pytest.approx(2**0.5 * G)
     assert line(table, method="0", target=0.6)["flops"] == pytest.approx(2**0.8 * G)
@@ -108,6 +108,20 @@ def test_the_ratio_of_flops_by_hand() -> None:
     assert "Row 4" not in shown.index and f"{TIMES} Row 4" not in table.cells  # the base model spends nothing
 
 
+def test_no_ratio_at_a_score_that_the_base_model_may_well_have() -> None:
+    """Row 1 solves 3 of 20 problems that the base model does not, and lacks 2 that it solves: many draws say
+    otherwise. Row 0 is far above both; it is the lower of two scores that counts."""
+    alike = np.tile([1.0, 0.0], 8)[:15]
+    ours, base = np.append(alike, [1, 1, 1, 0, 0]), np.append(alike, [0, 0, 0, 1, 1])
+    scores = np.stack([np.full((2, 20), 0.9), [base, ours], [base, base]])[:, None]
+    analysis = one(study_of(scores, k=1, roles={1: Role.CONTINUED, 2: Role.BASE}))
+    table = iso_accuracy([curves_of(analysis)])
+    for method, against in (("0", "1"), ("1", "0")):
+        found = line(table, method=method, against=against)
+        assert found["score"] == pytest.approx(ours.mean()) and ours.mean() > base.mean()
+        assert found["reason"] == "no gain over the base model"
+
+
 def test_no_ratio_where_both_rows_are_there_at_the_lowest_budget() -> None:
     table = iso_accuracy([curves_of(one(flat([[0.5, 0.5, 0.6], [0.5, 0.4, 0.45]])))])
     assert table.cells.set_index("Method")[f"{TIMES} best"]["Row 1"] == "both < 1.00 GFLOP\nat 45.0 %"
@@ -136,6 +150,13 @@ def test_tiers_weigh_alike_in_the_probability_of_improvement() -> None:
     scores = np.array([[1.0, 0, 0, 0], [0.0, 1, 1, 1]])[:, None, None]
     study = study_of(scores, k=1, tier_of=np.array([0, 1, 1, 1]), roles={1: Role.BASE})
     assert line(improvement([curves_of(one(study))]), method="0")["better_than_1"] == pytest.approx(0.5)
+
+
+def test_draws_weigh_problems_as_the_score_does() -> None:
+    scores = np.random.default_rng(0).random((2, 1, 2, 8))
+    curves = curves_of(one(study_of(scores, k=1, tier_of=np.array([0, 0, 1, 1, 1, 1, 1, 1]))))
+    assert curves.problems.sum(1) == pytest.approx(1)
+    assert curves.problems.mean(0) == pytest.approx([1 / 4] * 2 + [1 / 12] * 6, rel=0.1)
 
 
 def test_seeds_stand_one_by_one() -> None:
@@ -191,6 +212,17 @@ def test_a_sigmoid_where_it_is_identified_and_a_reason_where_not() -> None:
     assert "Row 2" not in set(table.cells["Method"])
 
 
+def test_a_sigmoid_is_not_identified_by_a_measured_curve_that_its_draws_deny() -> None:
+    """The measured curve has an asymptote; of 20 problems many draws have none."""
+    rng = np.random.default_rng(1)
+    chance = 0.2 + 0.4 / (1 + (4 / np.array([1, 2, 4, 8, 16])) ** 1.5)
+    scores = rng.binomial(1, np.stack([chance, np.full(5, 0.2)])[:, None, :, None], (2, 1, 5, 20)) * 1.0
+    curves = curves_of(one(study_of(scores, k=1, roles={1: Role.BASE})))
+    fitted = fit_sigmoid(curves.means[:1], curves.means[1:, -1], curves.budgets)
+    assert fitted.bounded.all()
+    assert line(scaling([curves]), method="0")["reason"] == "not identified"
+
+
 @pytest.mark.parametrize(("budgets", "base", "there"), [(5, True, True), (4, True, False), (5, False, False)])
 def test_sigmoids_are_for_five_budgets_and_a_base_model(budgets: int, base: bool, there: bool) -> None:
     study = flat([[0.3] * budgets, [0.2] * budgets], {1: Role.BASE} if base else {})
@@ -230,6 +262,17 @@ def test_the_papers_flops_can_turn_places_round() -> None:
     assert table.cells["Score"].tolist()[2] == "over"
     assert second["ratio"] == 2 and second["papers_flops_at"] == 4 * G
     assert table.cells.iloc[0].tolist()[0] == "1\n[1, 1]"
+
+
+def test_a_spend_that_falls_from_budget_to_budget_has_no_score_between_them() -> None:
+    study = spending(flat([[0.4, 0.5, 0.6], [0.4, 0.5, 0.6]]), {"0": 1.0, "1": 1.0})
+    falling = [
+        run | {"papers_flops": {1: 2, 2: 1, 4: 4}[run["budget"] // G] * G} if run["method"] == "1" else run
+        for run in study.runs
+    ]
+    table = papers([curves_of(one(replace(study, runs=falling)))])
+    assert line(table, method="1")["score"] is None and line(table, method="0")["score"] == 0.6
+    assert table.cells.set_index("Method").loc["Row 1"].tolist()[1] == "falls"
 
 
 def test_a_control_that_spends_less_has_no_place() -> None:

@@ -497,7 +497,7 @@ def papers(curves: Sequence[Curves]) -> Table:
             else:
                 ours_spent = study.spent(row.method, study.top)
                 ratio = None if isinstance(ours_spent, X) or not ours_spent else spent[i, -1] / ours_spent
-                text = "over" if spent[i, 0] > level else "not reached"
+                text = "over" if spent[i, 0] > level else "not reached" if spent[i, -1] < level else "falls"
                 if not np.isnan(scores[i]):
                     score = _estimate(scores[i], draws[:, i])
                     reached = study.budgets[int(np.searchsorted(spent[i], level))]
@@ -514,7 +514,7 @@ def papers(curves: Sequence[Curves]) -> Table:
         f"Score at {', '.join(levels)} of the papers' convention (2 FLOPs per parameter and sampled token, 6 "
         "per parameter and training token, padding counted), the most that all methods and ablations "
         f"reach: straight over its logarithm between budgets, in percent, with the {percent(LEVEL, 0)} % "
-        "interval. Over: the row has spent more by its lowest budget.",
+        "interval. Over: the row has spent more by its lowest budget. Falls: it spends less at a larger one.",
         "Place: by this score, and by that at the top budget, among the methods and ablations that have "
         f"both, with the places that {percent(LEVEL, 0)} % of joint draws give it.",
     ]
