@@ -404,6 +404,26 @@ STATISTICS = [
         "self.weights @ y + self._seed_part(BOOTSTRAPS, variance, df)": "self.weights @ y",
         "null += self._seed_part(FLIPS, variance, df)\n": "\n",
     }),
+    *seen_by("repro/reporting/curves.py", "tests/test_curves.py", {
+        "np.where(ever, np.where(at == 0, 0.0, found), budgets[-1])": "np.where(ever, found, budgets[-1])",
+        "np.where(at == 0, budgets[0], found), np.inf)": "np.where(at == 0, budgets[0], found), budgets[-1])",
+        "(budgets[at] / budgets[before]) ** part": "(1 + (budgets[at] / budgets[before] - 1) * part)",
+        "np.minimum(a[..., -1], b[..., -1])": "np.maximum(a[..., -1], b[..., -1])",
+        "+ 1) / 2  # [seed of a": "+ 2) / 3  # [seed of a",
+        "rng.multinomial(seeds - 1,": "rng.multinomial(seeds + 1,",
+        "> above[:, None] + TOLERANCE": ">= above[:, None] - TOLERANCE",
+        'method="lower"': 'method="higher"',
+        "inside = np.all(": "inside = np.any(",
+    }),
+    *seen_by("repro/reporting/comparisons.py", "tests/test_comparisons.py", {
+        "if percentile_interval(gain, gain)[0] <= 0:": "if percentile_interval(gain, gain)[1] <= 0:",
+        "common_score(ours[1], theirs[1]) - base[1]": "ours[1][:, -1] - base[1]",
+        "shares(strata) * (1 + bootstrap(strata))": "(1 + bootstrap(strata)) / len(strata)",
+        "each.std(ddof=1)": "each.std()",
+        "float(min(ranked, default=0.0))": "float(max(ranked, default=0.0))",
+        "and (np.diff(flops_of_row) > 0).all():": ":",
+        "> (1 - LEVEL) / 2:": "> 1:",
+    }),
     *seen_by("repro/reporting/analysis.py", "tests/test_statistics.py", {
         "adjusted = holm([d.p for d in found if isinstance(d, Difference)])":
             "adjusted = [d.p for d in found if isinstance(d, Difference)]",

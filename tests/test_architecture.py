@@ -34,9 +34,8 @@ LAYERS = [
 # From records to the report there is a way of its own, which knows nothing of running: its modules from the
 # bottom up, each of which imports from those before it.
 REPORTING = [
-    "spread", "statistics", "reading", "results", "recount", "analysis", "table", "costs", "tables",
-    "figures", "page",
-    "replication",
+    "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
+    "comparisons", "tables", "figures", "page", "replication",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema"}
 # What is asked before a study runs looks at all of it.
