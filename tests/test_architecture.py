@@ -34,7 +34,8 @@ LAYERS = [
 # From records to the report there is a way of its own, which knows nothing of running: its modules from the
 # bottom up, each of which imports from those before it.
 REPORTING = [
-    "statistics", "reading", "results", "recount", "analysis", "table", "costs", "tables", "figures", "page",
+    "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
+    "comparisons", "tables", "figures", "page",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files"}
 # What is asked before a study runs looks at all of it.

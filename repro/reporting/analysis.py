@@ -4,12 +4,14 @@ The score of a row at a budget on a benchmark is the mean over problems of avg@k
 ladder the mean over tiers of that. It has two sources of error, and both go into every interval and every
 p-value:
 
-- *problems and samples*: problems are resampled with replacement, within their tier where tiers count alike.
-  A problem's avg@k carries its own sampling noise, so resampling the samples as well would count that noise
-  twice.
-- *training seeds*: two or three seeds say next to nothing about the spread of one row, so the variance
-  between seeds is pooled over all trained rows of a budget (the variance components of a one-way layout,
-  two-way for paired differences) and enters as a Student-t variate with the pooled degrees of freedom.
+- *training seeds*: a row's own variance between seeds (:mod:`repro.reporting.spread`), with the luck of
+  the samples in it, enters as a Student-t variate. Of two rows the variances add, with Satterthwaite's
+  degrees of freedom: their seeds are trainings apart. The base row alone has no training, and none.
+- *problems*: the variance from problem to problem, within their tier where tiers count alike, less what the
+  samples and seeds add to it, as the variance between seeds has that already. With one seed all of it counts,
+  and the spread between seeds is unknown.
+
+Together they are the two-way layout of problems and seeds, both random.
 
 Nothing is pooled over benchmarks: each has its own intervals, families of tests and ranks.
 
@@ -18,22 +20,36 @@ A row that lacks a seed at a budget has no number there but an :class:`X` with i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from repro.records import Role
-from repro.reporting.results import Mode, Row, Study, X
+from repro.reporting.results import ENOUGH_SEEDS, Mode, Row, Study, X
+from repro.reporting.spread import Spread, seed_spread
 from repro.reporting.statistics import (
     ALPHA,
-    Resampler,
+    DRAWS,
+    bootstrap,
+    difference_quantiles,
     exact,
     holm,
+    interval,
     macro_mean,
     pass_at_k,
+    problem_variance,
     rank_intervals,
-    seed_variance,
+    sample_covariance,
+    satterthwaite,
+    score_quantiles,
+    sign_flip_p,
+    significant_digits,
+    smallest_detectable,
+    t_draws,
+    within_tiers,
+    without_samples,
 )
 
 
@@ -53,20 +69,34 @@ class Difference(Estimate):
     p: float
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """The scores of all rows in one mode and tier, NaN where they are incomplete."""
+
+    tier_of: np.ndarray  # [problem]
+    each: np.ndarray  # [row, budget, problem], mean over seeds
+    problems: np.ndarray  # [row, budget] variance of their score from problem to problem
+    samples: np.ndarray  # [row, budget] what samples and seeds add to it
+    spread: Spread  # between seeds
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom of a variance from problem to problem."""
+        return max(1, len(self.tier_of) - len(np.unique(self.tier_of)))
+
+
 class Analysis:
     """Every statistic of one benchmark of a study, the first unless it is named. Results depend on the
     records alone, not on the order of calls."""
 
-    def __init__(self, study: Study, benchmark: str | None = None, seed: int = 0) -> None:
+    def __init__(self, study: Study, benchmark: str | None = None) -> None:
         self.study = study
         named = {one.name: one for one in study.benchmarks}
         self.benchmark = named[benchmark] if benchmark else study.benchmarks[0]
         # Tables and figures ask for the same numbers, which take time where there are thousands of problems.
         self._accuracies: dict[tuple[str, int, Mode, str | None], Estimate | X] = {}
         self._differences: dict[tuple[str, str, int], Difference | X] = {}
-        self._resamplers: dict[str | None, Resampler] = {}
-        self._variances: dict[tuple[int, Mode, str | None, bool], tuple[float, int]] = {}
-        self._seed = seed
+        self._found: dict[tuple[Mode, str | None], _Scores] = {}
 
     def accuracy(
         self, method: str, budget: int, mode: Mode = "sampled", tier: str | None = None
@@ -78,35 +108,102 @@ class Analysis:
         return self._accuracies[key]
 
     def _accuracy(self, method: str, budget: int, mode: Mode, tier: str | None) -> Estimate | X:
-        y = self._scores(method, budget, mode, tier)
-        if isinstance(y, X):
-            return y
-        variance, df = self._seed_variance(budget, mode, tier, paired=False)
-        resampler = self._resampler(tier)
-        each = y.mean(0)
-        bounds = resampler.interval(each, variance * self._trained(method) / len(y), df)
-        return Estimate(exact(macro_mean(each, resampler.tier_of)), *bounds)
+        lack = self._lacks(method, budget, mode)
+        if lack:
+            return lack
+        found, at = self._scores(mode, tier), self._at(method, budget)
+        mean, problems = float(macro_mean(found.each[at], found.tier_of)), len(found.tier_of)
+        spread, df = self._between_seeds(found, method, budget)
+        quantiles = score_quantiles(mean, self._between_problems(found.problems[at], found.samples[at]),
+                                    problems, found.df)  # fmt: skip
+        low, high = np.clip(interval(quantiles, spread, df), 0, 1)
+        # Jeffreys' posterior never reaches the ends, where a true score may well be.
+        return Estimate(exact(mean), exact(low if mean > 0 else 0.0), exact(high if mean < 1 else 1.0))
 
     def difference(self, method: str, reference: str, budget: int) -> Difference | X:
-        """Score of ``method`` less that of ``reference``, paired by problem and seed."""
+        """Score of ``method`` less that of ``reference``, paired by problem."""
         key = method, reference, budget
         if key not in self._differences:
             self._differences[key] = self._difference(*key)
         return self._differences[key]
 
     def _difference(self, method: str, reference: str, budget: int) -> Difference | X:
-        ours, theirs = (self._scores(m, budget, "sampled", None) for m in (method, reference))
-        if isinstance(ours, X):
-            return ours
-        if isinstance(theirs, X):
-            return X(f"{self._title(reference)}: {theirs.reason}")
-        each = (ours - theirs).mean(0)
-        variance, df = self._seed_variance(budget, "sampled", None, paired=True)
-        variance *= (self._trained(method) + self._trained(reference)) / len(ours)
-        resampler = self._resampler(None)
-        bounds = resampler.interval(each, variance, df)
-        mean = exact(macro_mean(each, resampler.tier_of))
-        return Difference(mean, *bounds, p=resampler.p_value(each, variance, df))
+        for each, whose in ((method, ""), (reference, f"{self._title(reference)}: ")):
+            lack = self._lacks(each, budget)
+            if lack:
+                return X(whose + lack.reason)
+        found = self._scores()
+        ours, theirs = self._at(method, budget), self._at(reference, budget)
+        each = found.each[ours] - found.each[theirs]
+        mean, problems = float(macro_mean(each, found.tier_of)), len(found.tier_of)
+        all_of_it = problem_variance(each, found.tier_of)
+        variance = self._between_problems(all_of_it, found.samples[ours] + found.samples[theirs])
+        spread, df = self._between_seeds(found, method, budget, reference)
+        low, high = interval(difference_quantiles(mean, variance, problems, found.df), spread, df)
+        p = sign_flip_p(
+            each, found.tier_of, self.benchmark.k * len(self.study.seeds),
+            1.0 if all_of_it == 0 else variance / all_of_it, spread, df,
+        )  # fmt: skip
+        return Difference(exact(mean), exact(max(-1.0, low)), exact(min(1.0, high)), significant_digits(p))
+
+    def seed_sd(self, method: str, budget: int) -> float | X:
+        """Standard deviation of the score of one training seed, as intervals suppose it: that of the row's
+        seeds, over its budgets."""
+        lack = self._lacks(method, budget)
+        if lack:
+            return lack
+        if self._trained(method) and len(self.study.seeds) == 1:
+            return X("one training seed")
+        variance, _ = self._between_seeds(self._scores(), method, budget)
+        return exact(np.sqrt(variance * len(self.study.seeds)))
+
+    def detectable(self) -> float | X:
+        """The smallest true difference at the top budget that this study finds with a power of 80 %, between
+        two typical rows among those that are ranked, in Holm's first step."""
+        found, top, ranked = self._scores(), self.study.top, list(self.ranks)
+        if len(ranked) < 2:
+            return X("fewer than two rows to compare")
+        errors = []
+        for i, method in enumerate(ranked):
+            for reference in ranked[:i]:
+                ours, theirs = self._at(method, top), self._at(reference, top)
+                difference = found.each[ours] - found.each[theirs]
+                problems = self._between_problems(
+                    problem_variance(difference, found.tier_of), found.samples[ours] + found.samples[theirs]
+                )
+                parts = np.nan_to_num(problems), found.df
+                spread, df = self._between_seeds(found, method, top, reference)
+                errors.append((parts[0] + spread, satterthwaite((parts[0], spread), (parts[1], df))))
+        variance, df = np.median(errors, axis=0)
+        return exact(smallest_detectable(variance, df, ALPHA / len(errors)))
+
+    def curves(self, methods: Sequence[str]) -> np.ndarray:
+        """[draw, method, budget]: draws of the scores of rows at all budgets, NaN where a row is incomplete.
+
+        All share the problems that are drawn, with what samples add to a problem's score taken out; each row
+        has its own training seeds, a multivariate Student t over budgets. The same draws every time.
+        """
+        found, seeds = self._scores(), len(self.study.seeds)
+        rows = [self.study.index[method] for method in methods]
+        trained = [seeds > 1 and self._trained(method) for method in methods]
+        each = found.each[rows]
+        noise = np.zeros((len(rows), each.shape[1]) * 2)
+        for i in np.flatnonzero(trained):
+            y = self._raw("sampled", None)[rows[i]].swapaxes(0, 1)
+            noise[i, :, i] = sample_covariance(y, found.tier_of) / seeds
+        whole = ~np.isnan(each).any(-1)
+        kept = without_samples(within_tiers(each[whole], found.tier_of), noise[whole][:, whole])
+        draws = np.full((DRAWS, *whole.shape), np.nan)
+        draws[:, whole] = macro_mean(each[whole], found.tier_of) + self._drawn @ kept.T
+        for i in np.flatnonzero(trained):
+            scale = np.sqrt(found.spread.variance[rows[i]] / seeds)
+            df = np.nanmax(found.spread.df[rows[i]], initial=1)
+            draws[:, i] += scale * t_draws(df, len(scale), found.spread.correlation, rows[i])
+        return draws
+
+    @cached_property
+    def _drawn(self) -> np.ndarray:
+        return bootstrap(self.benchmark.strata)
 
     def differences(self, reference: str, budget: int) -> dict[str, tuple[Difference | X, float]]:
         """Every other row less ``reference``, each with its p-value adjusted by Holm within this family."""
@@ -154,9 +251,11 @@ class Analysis:
 
     def pass_at(self, method: str, budget: int, k: int) -> float | X:
         """Unbiased pass@k, averaged like the score."""
-        y = self._scores(method, budget, "sampled", None)
-        if isinstance(y, X):
-            return y
+        lack = self._lacks(method, budget)
+        if lack:
+            return lack
+        row, at = self._at(method, budget)
+        y = self.benchmark.scores["sampled"][row, :, at]
         solved, n = np.rint(y * self.benchmark.k), self.benchmark.k
         return float(macro_mean(pass_at_k(n, solved, k).mean(0), self.benchmark.strata))
 
@@ -193,33 +292,46 @@ class Analysis:
     def _trained(self, method: str) -> bool:
         return self.study.rows[self.study.index[method]].role is not Role.BASE
 
-    def _scores(self, method: str, budget: int, mode: Mode, tier: str | None) -> np.ndarray | X:
-        """[seed, problem], complete or X."""
+    def _lacks(self, method: str, budget: int, mode: Mode = "sampled") -> X | None:
         lack = self.study.incomplete(method, budget)
         if lack:
             return lack
         y = self.benchmark.scores[mode][self.study.index[method], :, self.study.budgets.index(budget)]
-        y = y[:, self._chosen(tier)]
-        return X(f"no {mode} evaluation") if not y.size or np.isnan(y).any() else y
+        return X(f"no {mode} evaluation") if not y.size or np.isnan(y).any() else None
 
-    def _chosen(self, tier: str | None) -> np.ndarray:
+    def _at(self, method: str, budget: int) -> tuple[int, int]:
+        return self.study.index[method], self.study.budgets.index(budget)
+
+    def _raw(self, mode: Mode, tier: str | None) -> np.ndarray:
+        """[row, seed, budget, problem]"""
         tier_of = self.benchmark.tier_of
-        return np.full(len(tier_of), True) if tier is None else tier_of == self.benchmark.tiers.index(tier)
+        chosen = tier_of == (tier_of if tier is None else self.benchmark.tiers.index(tier))
+        return np.asarray(self.benchmark.scores[mode][..., chosen])
 
-    def _resampler(self, tier: str | None) -> Resampler:
-        if tier not in self._resamplers:
-            self._resamplers[tier] = Resampler(self.benchmark.strata[self._chosen(tier)], self._seed)
-        return self._resamplers[tier]
-
-    def _seed_variance(self, budget: int, mode: Mode, tier: str | None, paired: bool) -> tuple[float, int]:
-        key = (budget, mode, tier, paired)
-        if key not in self._variances:
-            trained = [row.method for row in self.study.rows if self._trained(row.method)]
-            found = [self._scores(method, budget, mode, tier) for method in trained]
-            complete = [y for y in found if not isinstance(y, X)]
-            self._variances[key] = (
-                seed_variance(np.stack(complete), self.benchmark.strata[self._chosen(tier)], paired)
-                if complete
-                else (0.0, 1)
+    def _scores(self, mode: Mode = "sampled", tier: str | None = None) -> _Scores:
+        if (mode, tier) not in self._found:
+            y = self._raw(mode, tier)
+            tier_of = self.benchmark.strata if tier is None else np.zeros(y.shape[-1], int)
+            trained = np.array([self._trained(row.method) for row in self.study.rows], bool)
+            of_samples = problem_variance(y - y.mean(1, keepdims=True), tier_of).sum(1)
+            samples = np.where(trained[:, None], of_samples / max(1, y.shape[1] - 1), 0.0)
+            of_seeds = np.where(trained[:, None, None], macro_mean(y, tier_of), np.nan)
+            spread = seed_spread(of_seeds, samples, len(self.study.seeds) < ENOUGH_SEEDS)
+            each = y.mean(1)
+            self._found[mode, tier] = _Scores(
+                tier_of, each, problem_variance(each, tier_of), samples / len(self.study.seeds), spread
             )
-        return self._variances[key]
+        return self._found[mode, tier]
+
+    def _between_problems(self, variance: np.ndarray, samples: np.ndarray) -> float:
+        """What of a variance of problems is not of samples; NaN where problems do not differ at all."""
+        return float(max(0.0, variance - samples)) if variance > 0 else np.nan
+
+    def _between_seeds(self, found: _Scores, method: str, budget: int, *other: str) -> tuple[float, float]:
+        """Variance of a mean over seeds, or of the difference of two, and its degrees of freedom; 0 for the
+        base row and where a single seed leaves it unknown."""
+        trained = [self._at(each, budget) for each in (method, *other) if self._trained(each)]
+        if len(self.study.seeds) == 1 or not trained:
+            return 0.0, np.inf
+        each = [float(found.spread.variance[at]) / len(self.study.seeds) for at in trained]
+        return sum(each), satterthwaite(each, [float(found.spread.df[at]) for at in trained])

@@ -25,8 +25,8 @@ from repro.reporting.analysis import Analysis, Difference
 from repro.reporting.costs import account_means
 from repro.reporting.results import Row, X
 from repro.reporting.statistics import ALPHA
-from repro.reporting.table import MINUS, flop_unit, flops
-from repro.reporting.tables import stem, tier_title
+from repro.reporting.table import MINUS, flop_unit, flops, stem
+from repro.reporting.tables import tier_title
 from repro.schema import INSIDE, SEEN
 
 _COLOURS = (

@@ -6,12 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import comb, stdtrit
+from scipy.optimize import brentq
+from scipy.special import betaincinv, comb, ndtri, stdtr, stdtrit
+from scipy.stats import nct
 
 LEVEL = 0.95  # of every interval
 ALPHA = 0.05  # of every test, after Holm's correction
-BOOTSTRAPS = 4_000
-FLIPS = 10_000  # sign flips: the smallest p-value is about 1e-4
+POWER = 0.8  # to find what is called detectable
+DRAWS = 4_000  # of the bootstrap
+# Quantiles in the middle of as many equal parts stand for a distribution: no draws, and no noise of draws.
+MIDDLES = (np.arange(400) + 0.5) / 400
+FINE = 16  # steps of a sign-flip test for each that a sample makes, where tiers differ in size
 
 
 def macro_mean(y: np.ndarray, tier_of: np.ndarray) -> np.ndarray:
@@ -19,75 +24,173 @@ def macro_mean(y: np.ndarray, tier_of: np.ndarray) -> np.ndarray:
     return np.mean([y[..., tier_of == t].mean(-1) for t in np.unique(tier_of)], axis=0)
 
 
-def seed_variance(y: np.ndarray, tier_of: np.ndarray, paired: bool) -> tuple[float, int]:
-    """Variance of a row's score from training seed to training seed, and its degrees of freedom.
+def shares(tier_of: np.ndarray) -> np.ndarray:
+    """[problem] The weight of each problem in the macro mean."""
+    _, at, sizes = np.unique(tier_of, return_inverse=True, return_counts=True)
+    return np.asarray(1 / (len(sizes) * sizes[at]))
 
-    ``y`` is [row, seed, problem]. Pooled over rows; what the finite problems and samples add to it is
-    subtracted. ``paired`` takes out what all rows of one seed share, as a paired difference does.
-    One seed gives 0: its spread is unknown, and the tables say so.
-    """
-    rows, seeds, _ = y.shape
-    if seeds == 1 or rows == 0:
-        return 0.0, 1
-    if paired and rows > 1:
-        y, rows = y - y.mean(0), rows - 1
-    y = y - y.mean(1, keepdims=True)
-    df = rows * (seeds - 1)
-    between = (macro_mean(y, tier_of) ** 2).sum() / df
-    noise = []
-    for t in np.unique(tier_of):
+
+def problem_variance(y: np.ndarray, tier_of: np.ndarray) -> np.ndarray:
+    """The variance of the macro mean of ``y`` [..., problem] from problems to other problems of their tiers.
+    What the samples of a problem add to its own score is in it. 0 for a tier of one problem."""
+    return np.asarray((within_tiers(y, tier_of) ** 2).sum(-1))
+
+
+def within_tiers(y: np.ndarray, tier_of: np.ndarray) -> np.ndarray:
+    """Deviations of ``y`` [..., problem] from the means of their tiers, scaled so that their sum of squares
+    is the :func:`problem_variance`."""
+    found = np.empty(y.shape)
+    tiers, sizes = np.unique(tier_of, return_counts=True)
+    for t, n in zip(tiers, sizes, strict=True):
         part = y[..., tier_of == t]
-        n = part.shape[-1]
-        noise.append(((part - part.mean(-1, keepdims=True)) ** 2).sum() / (df * max(1, n - 1) * n))
-    return max(0.0, float(between - np.sum(noise) / len(noise) ** 2)), df
+        scale = len(tiers) * np.sqrt(max(1, n - 1) * n)
+        found[..., tier_of == t] = (part - part.mean(-1, keepdims=True)) / scale
+    return found
 
 
-class Resampler:
-    """Bootstrap and sign-flip draws for one set of problems: made once, by a fixed seed, for all rows."""
+def sample_covariance(y: np.ndarray, tier_of: np.ndarray) -> np.ndarray:
+    """What of the covariance between seeds of macro means of ``y`` [..., score, seed, problem] is one of
+    problems within seeds: [..., score, score]. That is samples, and seeds that are better at some problems
+    than at others. A mean over seeds has it in its problem variance too, divided by their number."""
+    seeds = y.shape[-2]
+    within = within_tiers(y - y.mean(-2, keepdims=True), tier_of).reshape(*y.shape[:-2], -1)
+    return np.asarray(within @ within.swapaxes(-1, -2) / max(1, seeds - 1))
 
-    def __init__(self, tier_of: np.ndarray, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        tiers, sizes = np.unique(tier_of, return_counts=True)
-        self.tier_of = tier_of
-        self.weights = np.zeros((BOOTSTRAPS, len(tier_of)))
-        for t, n in zip(tiers, sizes, strict=True):
-            drawn = rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
-            self.weights[:, tier_of == t] = drawn / (n * len(tiers))
-        self.share = np.repeat(1 / (sizes * len(tiers)), sizes)  # of each problem in the macro mean
-        self.signs = rng.integers(0, 2, (FLIPS, len(tier_of)), dtype=np.int8) * np.int8(2) - np.int8(1)
-        self.uniform = rng.random(FLIPS)
-        self._t: dict[int, np.ndarray] = {}
 
-    def _seed_part(self, n: int, variance: float, df: int) -> np.ndarray | float:
-        if variance == 0:
-            return 0.0
-        if df not in self._t:
-            self._t[df] = stdtrit(df, self.uniform)  # Student's t by inversion
-        return np.asarray(np.sqrt(variance) * self._t[df][:n])
+# ---------------------------------------------------------------------------------------------- draws
 
-    def interval(self, y: np.ndarray, variance: float, df: int) -> tuple[float, float]:
-        """95 % percentile interval of the score of ``y`` [problem] (its mean over seeds), given the
-        variance of that mean between training seeds."""
-        draws = self.weights @ y + self._seed_part(BOOTSTRAPS, variance, df)
-        low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return exact(low), exact(high)
 
-    def p_value(self, difference: np.ndarray, variance: float, df: int) -> float:
-        """Two-sided p-value of a score difference [problem] (mean over seeds) against none.
+def bootstrap(tier_of: np.ndarray) -> np.ndarray:
+    """[draw, problem] How often each problem is drawn, less 1, where as many as there are of each tier are
+    drawn with replacement. The same draws for as many problems of the same tiers."""
+    rng = np.random.default_rng(0)
+    drawn = np.empty((DRAWS, len(tier_of)))
+    for t, n in zip(*np.unique(tier_of, return_counts=True), strict=True):
+        drawn[:, tier_of == t] = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) - 1
+    return drawn
 
-        The null flips the sign of each problem's difference at random and adds the noise between seeds.
-        """
-        share = difference * self.share
-        null = np.concatenate([signs @ share for signs in np.array_split(self.signs, 10)])
-        null += self._seed_part(FLIPS, variance, df)
-        # Scores are counts, so exact ties are common: the tolerance keeps rounding from breaking them.
-        extreme = np.abs(null) >= abs(share.sum()) - 1e-9
-        return (1 + int(extreme.sum())) / (1 + FLIPS)
+
+def without_samples(within: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Deviations :func:`within_tiers` [score, problem] moved as little as makes their covariance smaller by
+    ``noise`` [score, score], what of it is due to samples."""
+    covariance = within @ within.T
+    kept = _root(covariance - noise)
+    return np.asarray(kept @ np.linalg.pinv(_root(covariance), rcond=1e-9, hermitian=True) @ within)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric root of the nearest matrix that is a covariance."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+
+
+def t_draws(df: float, budgets: int, correlation: float, seed: int) -> np.ndarray:
+    """[draw, budget] Multivariate Student t, of which all pairs of budgets correlate alike."""
+    rng = np.random.default_rng([1, seed])
+    shared, own = rng.standard_normal((DRAWS, 1)), rng.standard_normal((DRAWS, budgets))
+    normal = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
+    return np.asarray(normal / np.sqrt(rng.chisquare(df, (DRAWS, 1)) / df))
+
+
+# ------------------------------------------------------------------------------------------ intervals
+
+
+def score_quantiles(mean: float, variance: float, problems: int, df: int) -> np.ndarray:
+    """Equally likely values of a score of which only the problems are uncertain: quantiles of
+    Jeffreys' beta posterior of a proportion, of as many problems as make its variance ``variance`` (Korn and
+    Graubard 1998, their effective sample size with the Student t of ``df``). ``nan`` for the variance: the
+    problems do not differ, which is no evidence that others would not; then they count once each."""
+    if variance == 0:
+        return np.full_like(MIDDLES, mean)
+    effective = problems if np.isnan(variance) else mean * (1 - mean) / variance
+    effective *= (ndtri((1 + LEVEL) / 2) / stdtrit(df, (1 + LEVEL) / 2)) ** 2
+    return np.asarray(betaincinv(effective * mean + 0.5, effective * (1 - mean) + 0.5, MIDDLES))
+
+
+def difference_quantiles(mean: float, variance: float, problems: int, df: int) -> np.ndarray:
+    """The same of a difference of two scores: Student's t. Where the problems do not differ, as if half a
+    problem more had gone either way (Agresti and Min 2005, doi:10.1002/sim.1781)."""
+    if np.isnan(variance):
+        variance = 1 / (problems + 1) ** 2
+    return np.asarray(mean + np.sqrt(variance) * stdtrit(df, MIDDLES))
+
+
+def interval(quantiles: np.ndarray, variance: float, df: float) -> tuple[float, float]:
+    """The 95 % interval of a sum of what ``quantiles`` stand for and of a Student t of a ``variance`` with
+    its degrees of freedom."""
+    ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    if variance == 0:
+        low, high = np.quantile(quantiles, ends, method="hazen")
+        return float(low), float(high)
+    sigma = np.sqrt(variance)
+
+    def end(p: float) -> float:
+        span = quantiles[[0, -1]] + sigma * stdtrit(df, p)
+        if span[0] == span[1]:
+            return float(span[0])
+        return float(brentq(lambda x: stdtr(df, (x - quantiles) / sigma).mean() - p, *span, xtol=1e-10))
+
+    return end(ends[0]), end(ends[1])
+
+
+# ---------------------------------------------------------------------------------------------- tests
+
+
+def sign_flip_p(
+    difference: np.ndarray, tier_of: np.ndarray, samples: int, shrink: float, variance: float, df: float
+) -> float:
+    """Two-sided p-value of a score difference [problem], a mean over ``samples`` samples, against none.
+
+    The null flips the sign of each problem's difference with probability 1/2; ``shrink`` of its variance
+    counts; then comes a Student t of the ``variance`` between seeds. All sign patterns are counted, by the
+    distribution of their sum over steps of one sample (of a sixteenth, rounded, where tiers differ in size).
+    """
+    share = shares(tier_of)
+    step = share.min() / samples / (1 if share.min() == share.max() else FINE)
+    steps = np.rint(difference * share / step).astype(int)
+    sizes = np.sort(np.abs(steps[steps != 0]))
+    # 2 * (the sum of a random half) - (the sum of all) is the sum with random signs.
+    mass = np.ones(1)
+    for size in sizes:
+        longer = np.zeros(len(mass) + size)
+        longer[: len(mass)] = mass
+        longer[size:] += mass
+        mass = longer / 2
+    null = 2 * np.arange(len(mass)) - sizes.sum()
+    seen = abs(int(steps.sum()))
+    if variance == 0:
+        return float(mass[np.abs(null) >= seen].sum())
+    apart = step * (seen - np.sqrt(shrink) * null)
+    return float(min(1.0, 2 * mass @ stdtr(df, -apart / np.sqrt(variance))))
+
+
+def satterthwaite(variances: Sequence[float], dfs: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of independent variance estimates; infinite where all are 0."""
+    v, df = np.asarray(variances), np.asarray(dfs)
+    below = (v**2 / df).sum()
+    return float(v.sum() ** 2 / below) if below else np.inf
+
+
+def detection(gain: float, variance: float, df: float, alpha: float = ALPHA) -> float:
+    """The power of a two-sided t-test of ``gain``, whose estimate has a variance with ``df`` degrees of
+    freedom, to find it with its right sign."""
+    return float(nct.sf(stdtrit(df, 1 - alpha / 2), df, gain / np.sqrt(variance)))
+
+
+def smallest_detectable(variance: float, df: float, alpha: float = ALPHA) -> float:
+    """The gain that :func:`detection` finds with the power :data:`POWER`."""
+    scale = np.sqrt(variance)
+    above = 4 * scale * (stdtrit(df, 1 - alpha / 2) + 1)
+    return float(brentq(lambda gain: detection(gain, variance, df, alpha) - POWER, 0, above))
 
 
 def exact(value: float | np.ndarray) -> float:
     # So that the last bits, which depend on the machine's linear algebra, never reach a file.
     return round(float(value), 9)
+
+
+def significant_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def holm(p: Sequence[float]) -> list[float]:
