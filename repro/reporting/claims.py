@@ -1,8 +1,8 @@
 """The papers' claims, judged from the records of a study.
 
-A claim is about rows, which a study has or has not by their names, and says on which side of none (a difference
-of 0, a ratio of 1) its row stands. A verdict is about that direction alone; how large a paper has it is shown
-beside the study's own. Importing it loads no torch.
+A claim is about rows, which a study has or has not by their names, and says on which side of no effect (a
+difference of 0, a ratio of 1) its row stands. A verdict is about that direction alone; the published size is
+shown beside the study's own. Importing it loads no torch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,22 @@ from scipy.stats import ttest_1samp
 from repro.errors import UserError
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference
-from repro.reporting.results import ENOUGH_SEEDS, X
-from repro.reporting.statistics import ALPHA, LEVEL, holm
-from repro.reporting.table import DASH, MINUS, Table, flops, lacks, p_text, signed, table_of
+from repro.reporting.curves import common_score, flop_ratio, percentile_interval
+from repro.reporting.results import ENOUGH_SEEDS, Study, X
+from repro.reporting.statistics import ALPHA, LEVEL, exact, holm, significant_digits
+from repro.reporting.table import (
+    DASH,
+    MINUS,
+    TIMES,
+    Table,
+    flops,
+    of_benchmark,
+    p_text,
+    percent,
+    signed,
+    table_of,
+    untrained,
+)
 from repro.schema import SEEN
 from repro.validation import validated
 from repro.yaml_files import read_yaml
@@ -60,6 +73,11 @@ class Published(_Section):
     unit: Literal["points", "times", "trainings", "%"]
     model: str
     benchmark: str
+
+    @property
+    def scale(self) -> int:
+        """What one of the study's own numbers, fractions of problems or whatever, is of these."""
+        return 100 if self.unit == "points" else 1
 
     @model_validator(mode="after")
     def _ascend(self) -> Published:
@@ -113,14 +131,22 @@ class Finding(StrEnum):
 
 
 @dataclass(frozen=True)
+class Effect(Difference):
+    """By how much a row and another differ, or the ratio of their FLOPs, with its 95 % interval and two-sided
+    p-value. ``bound``: where the mean is not known, ``<`` or ``>`` it."""
+
+    bound: Literal["", "<", ">"] = ""
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """What a study says of a claim. Where it was tested: ``effect`` is that on the row ``against``, of several
-    the one that the row surpasses least; its p-value is that of the claim, ``p_holm`` adjusted for all claims
-    of the benchmark; ``covers`` says whether the interval reaches the published values."""
+    """What a study says of a claim. Where it was tested, ``effect`` is that over the row ``against``, of
+    several the one surpassed least, ``p_holm`` the claim's p-value, adjusted for all claims of the benchmark,
+    and ``covers`` whether the interval reaches the published values."""
 
     finding: Finding
     reason: str = ""
-    effect: Difference | None = None
+    effect: Effect | None = None
     against: str = ""
     p_holm: float = np.nan
     covers: bool | None = None
@@ -129,34 +155,25 @@ class Judgement:
 def judge(analysis: Analysis, claims: Mapping[str, Claim]) -> dict[str, Judgement]:
     """A judgement of each claim on one benchmark.
 
-    Supported: every interval lies on the claimed side, and so does the p-value after Holm's correction over
-    the claims. Contradicted: one lies on the other side, likewise. A study of few seeds decides nothing.
+    Supported: all intervals lie on the claimed side, and the p-value holds after Holm's correction over the
+    claims. Contradicted: an interval lies on the other side, likewise. A study of few seeds decides nothing.
     """
-    measured = {name: _measured(analysis, claim) for name, claim in claims.items()}
-    family = [name for name, found in measured.items() if not isinstance(found, Judgement)]
-    adjusted = dict(zip(family, holm([measured[n].p for n in family]), strict=True))  # type: ignore[union-attr]
+    found = {name: _effects(analysis, claim) for name, claim in claims.items()}
+    p = {name: _p(claims[name], effects) for name, effects in found.items() if isinstance(effects, dict)}
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     return {
-        name: found
-        if isinstance(found, Judgement)
-        else _judged(claims[name], found, adjusted[name], analysis.study.preliminary)
-        for name, found in measured.items()
+        name: _judged(claims[name], effects, adjusted[name], analysis.study.preliminary)
+        if isinstance(effects, dict)
+        else effects
+        for name, effects in found.items()
     }
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The effect on each row of a test, and the p-value of them all: of the claim where every effect is on its
-    side, else of its contrary."""
-
-    effects: dict[str, Difference]
-    closest: str
-    p: float
-
-
-def _measured(analysis: Analysis, claim: Claim) -> _Measured | Judgement:
+def _effects(analysis: Analysis, claim: Claim) -> dict[str, Effect] | Judgement:
+    """The effect on each row of the claim's test, or why there is none."""
     if claim.test is None:
         return Judgement(Finding.NOT_TESTABLE, claim.untestable)
-    lack = _lack(analysis, claim.rows)
+    lack = _lack(analysis.study, claim)
     if lack:
         return Judgement(Finding.NOT_TESTED, lack)
     effects = {}
@@ -165,84 +182,110 @@ def _measured(analysis: Analysis, claim: Claim) -> _Measured | Judgement:
         if isinstance(effect, X):
             return Judgement(Finding.NOT_TESTED, effect.reason)
         effects[other] = effect
-    ahead = {other: _ahead(claim.test, effect.mean) for other, effect in effects.items()}
-    against = [effects[other].p for other, by in ahead.items() if by < 0]
-    # To surpass all, it must surpass each (no correction); to fall short of any is one of several tries.
-    p = min(1.0, len(effects) * min(against)) if against else max(one.p for one in effects.values())
-    return _Measured(effects, min(ahead, key=lambda other: ahead[other]), p)
+    return effects
 
 
-def _judged(claim: Claim, found: _Measured, p: float, preliminary: bool) -> Judgement:
-    assert claim.test
-    effect = found.effects[found.closest]
-    scale = 100 if claim.test.metric == ACCURACY else 1
-    least, most = claim.published.values[0] / scale, claim.published.values[-1] / scale
-    covers = effect.low <= most and effect.high >= least
-    # The ends of every interval that are nearest to the claim's contrary, and to the claim.
-    worst = min(_ahead(claim.test, end) for one in found.effects.values() for end in (one.low, one.high))
-    best = min(
-        max(_ahead(claim.test, end) for end in (one.low, one.high)) for one in found.effects.values()
-    )
+def _p(claim: Claim, effects: Mapping[str, Effect]) -> float:
+    """The p-value of the claim where every effect is on its side, else of its contrary."""
+    behind = [effect.p for effect in effects.values() if _ahead(claim, effect.mean) < 0]
+    # To surpass all it must surpass each, which needs no correction; to fall short of any has several tries.
+    return min(1.0, len(effects) * min(behind)) if behind else max(effect.p for effect in effects.values())
+
+
+def _judged(claim: Claim, effects: Mapping[str, Effect], p: float, preliminary: bool) -> Judgement:
+    against = min(effects, key=lambda other: _ahead(claim, effects[other].mean))
+    effect = effects[against]
+    ends = [sorted(_ahead(claim, end) for end in (one.low, one.high)) for one in effects.values()]
+    finding, reason = Finding.UNDECIDED, ""
     if preliminary:
-        finding, reason = Finding.UNDECIDED, f"preliminary: fewer than {ENOUGH_SEEDS} training seeds"
-    elif p < ALPHA and worst > 0:
-        finding, reason = Finding.SUPPORTED, ""
-    elif p < ALPHA and best < 0:
-        finding, reason = Finding.CONTRADICTED, ""
-    else:
-        finding, reason = Finding.UNDECIDED, ""
-    return Judgement(finding, reason, effect, found.closest, p, covers)
+        reason = f"preliminary: fewer than {ENOUGH_SEEDS} training seeds"
+    elif p < ALPHA and all(worst > 0 for worst, _ in ends):
+        finding = Finding.SUPPORTED
+    elif p < ALPHA and any(best < 0 for _, best in ends):
+        finding = Finding.CONTRADICTED
+    least, most = (claim.published.values[i] / claim.published.scale for i in (0, -1))
+    return Judgement(finding, reason, effect, against, p, effect.low <= most and effect.high >= least)
 
 
-def _ahead(test: Comparison, value: float) -> float:
+def _ahead(claim: Claim, value: float) -> float:
     """By how much a value lies on the claimed side."""
-    by = value - (test.metric == RATIO)
-    return by if test.direction == "higher" else -by
+    assert claim.test
+    by = value - (claim.test.metric == RATIO)
+    return by if claim.test.direction == "higher" else -by
 
 
-def _lack(analysis: Analysis, rows: Sequence[str]) -> str:
-    """Why these rows say nothing at the top budget, in words; empty where they do."""
-    study = analysis.study
-    missing = [name for name in rows if name not in study.index]
+def _lack(study: Study, claim: Claim) -> str:
+    """Why the rows of a claim say nothing, in words; empty where they do."""
+    missing = [name for name in claim.rows if name not in study.index]
     if missing:
         return f"the study lacks {', '.join(missing)}"
-    for name in rows:
+    curve = claim.test is not None and claim.test.metric == RATIO
+    for name in claim.rows:
         row = study.rows[study.index[name]]
-        if study.incomplete(name, study.top):
-            return f"{row.title}: {'; '.join(lacks(study, row))}"
-        steps = [study.run(name, seed, study.top)["steps"] for seed in study.seeds]
-        if row.role is not Role.BASE and not all(steps):
-            return f"{row.title} took no optimizer step within the budget in a training seed"
+        for budget in study.budgets if curve else (study.top,):
+            lack = study.incomplete(name, budget)
+            if lack:
+                return f"{row.title} at {flops(budget)}: {lack.reason}"
+        if untrained(study, row, study.top):
+            return f"{row.title} took no optimizer step within {flops(study.top)} in a training seed"
     return ""
 
 
-def _effect(analysis: Analysis, metric: str, row: str, other: str) -> Difference | X:
-    if metric == ACCURACY:
-        return analysis.difference(row, other, analysis.study.top)
+def _effect(analysis: Analysis, metric: str, row: str, other: str) -> Effect | X:
     if metric == RATIO:
-        return X("FLOP ratios are not there yet")
-    return _monitor_difference(analysis, metric, row, other)
+        return _flop_ratio(analysis, row, other)
+    if metric != ACCURACY:
+        return _monitor_difference(analysis.study, metric, row, other)
+    found = analysis.difference(row, other, analysis.study.top)
+    return found if isinstance(found, X) else Effect(found.mean, found.low, found.high, found.p)
 
 
-def _monitor_difference(analysis: Analysis, monitor: str, row: str, other: str) -> Difference | X:
-    """The difference of a monitor's last values at the top budget, paired by training seed, by Student's t."""
+def _flop_ratio(analysis: Analysis, row: str, other: str) -> Effect | X:
+    """FLOPs that the row needs for the score that both reach, as a multiple of those of the other."""
     study = analysis.study
-    last: dict[str, list[float]] = {}
-    for name in (row, other):
+    budgets = np.array(study.budgets, float)
+    base = [one.method for one in analysis.references if one.role is Role.BASE][:1]
+    methods = (row, other, *base)
+    scores = [[analysis.accuracy(method, budget) for budget in study.budgets] for method in methods]
+    means = np.array([[np.nan if isinstance(one, X) else one.mean for one in each] for each in scores])
+    draws = np.round(analysis.curves(methods), 9)
+    if np.isnan(means).any():
+        return X("a score is missing")
+    if base:
+        gain = common_score(draws[:, 0], draws[:, 1]) - draws[:, 2, -1]
+        if percentile_interval(gain, gain)[0] <= 0:
+            return X("the lower of the two scores is not surely above the base model's, which costs nothing")
+    measured, drawn = flop_ratio(means[0], means[1], budgets), flop_ratio(draws[:, 0], draws[:, 1], budgets)
+    if measured.low < 1 < measured.high:
+        return X("which needs fewer FLOPs is below the lowest budget")
+    low, high = percentile_interval(drawn.low, drawn.high)
+    tail = min((drawn.high >= 1).sum(), (drawn.low <= 1).sum())
+    p = min(1.0, 2 * (1 + int(tail)) / (1 + len(draws)))
+    if measured.low == measured.high:
+        return Effect(exact(measured.low), low, high, p)
+    if measured.high <= 1:
+        return Effect(exact(measured.high), low, high, p, "<")
+    return Effect(exact(measured.low), low, high, p, ">")
+
+
+def _monitor_difference(study: Study, monitor: str, row: str, other: str) -> Effect | X:
+    """Difference of the last values of a monitor at the top budget, paired by training seed: Student's t."""
+    last: dict[str, list[float]] = {row: [], other: []}
+    for name, values in last.items():
         for seed in study.seeds:
             rounds = study.monitored(name, seed, study.top).get(monitor)
             if not rounds:
-                return X(f"{study.rows[study.index[name]].title} has no monitor `{monitor}`")
-            last.setdefault(name, []).append(rounds[max(rounds)]["value"])
+                return X(f"{study.rows[study.index[name]].title} has no monitor {monitor}")
+            values.append(rounds[max(rounds)]["value"])
     each = np.subtract(last[row], last[other])
     if len(each) == 1:
-        return X(f"of the monitor `{monitor}` one training seed says no spread")
+        return X("a monitor of one training seed says no spread")
     mean = float(each.mean())
     if np.ptp(each) == 0:
-        return Difference(mean, mean, mean, p=float(mean == 0))
+        return Effect(mean, mean, mean, p=float(mean == 0))
     result = ttest_1samp(each, 0.0)
     low, high = result.confidence_interval(LEVEL)
-    return Difference(mean, float(low), float(high), p=float(result.pvalue))
+    return Effect(mean, exact(low), exact(high), significant_digits(float(result.pvalue)))
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -251,7 +294,7 @@ def _monitor_difference(analysis: Analysis, monitor: str, row: str, other: str) 
 def claims_table(analyses: Sequence[Analysis], path: Path = CLAIMS) -> Table | None:
     """What a study says of the claims about its rows; None where no claim is about any.
 
-    A claim about rows that the study has not is not a line of the table: a note names them all.
+    A claim that wants rows which the study has not is no line of the table: a note names all of these.
     """
     study = analyses[0].study
     about = {name: claim for name, claim in read_claims(path).items() if claim.row in study.index}
@@ -260,77 +303,78 @@ def claims_table(analyses: Sequence[Analysis], path: Path = CLAIMS) -> Table | N
         return None
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
-    notes = [
-        f"Tested at {flops(study.top)} (ratios: from {flops(study.budgets[0])}), on a model of "
-        f"{study.facts.model.parameters:,} parameters, with {len(study.seeds)} training "
-        f"seed{'s' * (len(study.seeds) > 1)}: a verdict is about these rows at this scale, and not about the "
-        "paper's own.",
-        f"Supported or contradicted: the {100 * LEVEL:.0f} % interval lies on that side of none, and the p-value "
-        "holds after Holm's correction over all claims tested. Of several rows the one that is surpassed least "
-        "is shown; to be supported a claim must hold over each.",
-        "In reach: whether the interval reaches what the paper has, which is for other models and benchmarks.",
-    ]
+    reasons: dict[str, None] = {}
     for analysis in analyses:
         for name, one in judge(analysis, shown).items():
             claim = shown[name]
-            of = {"Benchmark": analysis.benchmark.title} if len(analyses) > 1 else {}
+            finding = str(one.finding) + "\n(preliminary)" * (one.effect is not None and study.preliminary)
             cells.append({
-                **of, "Claim": fill(claim.claim, _WIDTH), "Paper": f"{claim.paper.rpartition(', ')[0]}\n{claim.place}",
-                "Published": _published(claim.published), "Here": _here(analysis, claim, one),
-                "In reach": DASH if one.covers is None else "yes" if one.covers else "no",
-                "Verdict": f"{one.finding}\n(preliminary)" if one.effect and study.preliminary else str(one.finding),
+                **of_benchmark(analysis), "Claim": f"{fill(claim.claim, _WIDTH)}\n({name})",
+                "Paper": f"{claim.paper.rpartition(', ')[0]}\n{fill(claim.place, _WIDTH // 2)}",
+                "Published": _published(claim.published), "Here": _here(study, claim.published, one),
+                "In reach": DASH if one.covers is None else "yes" if one.covers else "no", "Verdict": finding,
             })  # fmt: skip
             data.append(_plain(analysis, name, claim, one))
-            if one.reason and not one.effect and (analysis is analyses[0] or claim.test):
-                notes.append(f"{name}, {one.finding}: {one.reason}{'' if one.reason.endswith('.') else '.'}")
-    notes += [f"{name}: {claim.caveat}" for name, claim in shown.items() if claim.caveat]
-    others = [name for name in about if name not in shown]
-    notes += [f"Claims about rows that the study has not: {', '.join(others)}."] * bool(others)
-    for cell, line in zip(cells, data, strict=True):
-        cell["Claim"] += f"\n({line['claim']})"
+            if one.effect is None:
+                reasons[f"{name}, {one.finding}: {one.reason.removesuffix('.')}."] = None
+    seeds = len(study.seeds)
+    elsewhere = [name for name in about if name not in shown]
+    notes = [
+        f"At {flops(study.top)} (ratios: from {flops(study.budgets[0])} on), a model of "
+        f"{study.facts.model.parameters:,} parameters, {seeds} training seed{'s' * (seeds > 1)}. A verdict "
+        "is about these rows at this scale, and not about the paper's own.",
+        f"Supported or contradicted: the {percent(LEVEL, 0)} % interval lies on that side of no effect, and "
+        "the p-value holds after Holm's correction over all claims tested. A claim over several rows must "
+        "hold over each; the one that is surpassed least is shown.",
+        "In reach: whether the interval reaches the published size, of the model and data named there.",
+        *reasons,
+        *(f"{name}: {claim.caveat}" for name, claim in shown.items() if claim.caveat),
+        *[f"About rows that the study has not: {', '.join(elsewhere)}."] * bool(elsewhere),
+    ]
     return table_of(study, "claims", "Claims of the papers", cells, data, notes)
 
 
 def _published(published: Published) -> str:
     """The published size, and of which model and benchmark."""
-    texts = [_number(value, published.unit) for value in published.values]
-    return "\n".join([
-        f"{' to '.join(texts)} {published.unit}", *(fill(text, _WIDTH // 2) for text in (published.model, published.benchmark))
-    ])  # fmt: skip
+    size = " to ".join(_number(value / published.scale, published) for value in published.values)
+    about = (fill(text, _WIDTH // 2) for text in (published.model, published.benchmark))
+    return "\n".join([f"{size} {published.unit}" if published.unit != "times" else size, *about])
 
 
-def _number(value: float, unit: str) -> str:
-    if unit == "points":
-        return signed(value / 100)
-    if unit == "trainings":
-        return f"{value:+.2f}".replace("-", MINUS)
-    return f"{value:.2f}" if unit == "times" else f"{value:g}"
-
-
-def _here(analysis: Analysis, claim: Claim, one: Judgement) -> str:
-    """The study's own effect, over which row, with its interval and p-value."""
-    if one.effect is None:
+def _here(study: Study, published: Published, one: Judgement) -> str:
+    """The study's own effect with its interval and p-value, and over which row."""
+    effect = one.effect
+    if effect is None:
         return DASH
-    unit = claim.published.unit
-    scale = 100 if unit == "points" else 1
-    mean, low, high = (_number(scale * value, unit) for value in (one.effect.mean, one.effect.low, one.effect.high))
-    rows = analysis.study.rows
-    title = rows[analysis.study.index[one.against]].title
-    return f"{mean}\n[{low}, {high}]\n{p_text(one.p_holm)}\n{fill(f'over {title}', _WIDTH // 2)}"
+    mean, low, high = (_number(value, published) for value in (effect.mean, effect.low, effect.high))
+    over = fill(f"over {study.rows[study.index[one.against]].title}", _WIDTH // 2)
+    return f"{effect.bound}{mean}\n[{low}, {high}]\n{p_text(one.p_holm)}\n{over}"
+
+
+def _number(value: float, published: Published) -> str:
+    """A number of the study's own kind, as its unit is written."""
+    if published.unit == "points":
+        return signed(value)
+    if published.unit == "trainings":
+        return f"{value:+.2f}".replace("-", MINUS)
+    if published.unit == "%":
+        return f"{value:g}"
+    return "∞" if np.isinf(value) else f"{TIMES} {value:.2f}"
 
 
 def _plain(analysis: Analysis, name: str, claim: Claim, one: Judgement) -> dict[str, Any]:
-    study, effect = analysis.study, one.effect
+    study, effect, published = analysis.study, one.effect, claim.published
     return {
         "claim": name, "sentence": claim.claim, "paper": claim.paper, "place": claim.place, "row": claim.row,
         "over": " ".join(claim.rows[1:]), "metric": claim.test.metric if claim.test else None,
         "direction": claim.test.direction if claim.test else None,
-        "published_least": claim.published.values[0], "published_most": claim.published.values[-1],
-        "published_unit": claim.published.unit, "published_model": claim.published.model,
-        "published_benchmark": claim.published.benchmark, "verdict": str(one.finding), "reason": one.reason,
-        "against": one.against, "effect": effect.mean if effect else None,
-        "effect_low": effect.low if effect else None, "effect_high": effect.high if effect else None,
-        "p_holm": one.p_holm, "covers_published": None if one.covers is None else int(one.covers),
-        "benchmark": analysis.benchmark.name, "parameters": study.facts.model.parameters,
-        "lowest_budget": study.budgets[0], "top_budget": study.top, "seeds": len(study.seeds),
+        "published_least": published.values[0], "published_most": published.values[-1],
+        "published_unit": published.unit, "published_model": published.model,
+        "published_benchmark": published.benchmark, "verdict": str(one.finding), "reason": one.reason,
+        "against": one.against, "bound": effect.bound if effect else None,
+        "effect": effect.mean if effect else None, "effect_low": effect.low if effect else None,
+        "effect_high": effect.high if effect and np.isfinite(effect.high) else None, "p_holm": one.p_holm,
+        "in_reach": None if one.covers is None else int(one.covers), "benchmark": analysis.benchmark.name,
+        "parameters": study.facts.model.parameters, "lowest_budget": study.budgets[0],
+        "top_budget": study.top, "seeds": len(study.seeds),
     }  # fmt: skip

@@ -101,6 +101,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         """All of that kind: of each benchmark, where there are several."""
         return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
 
+    of_papers = take(shown, "claims") + take(shown, "published")
     looked_at = take(pictures, "monitors") + take(pictures, "logged")
     title = html.escape(study.title)
     banner = f'<p class="banner" role="note">{html.escape(caveat(study))}</p>\n' if study.preliminary else ""
@@ -115,6 +116,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         + take(pictures, "accuracy")
         + take(shown, "leaderboard")
         + take(pictures, "differences")
+        + (f"<h2>What the papers say</h2>\n{of_papers}" if of_papers else "")
         + "<h2>Details</h2>\n"
         f"{take(shown, 'tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
         f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"

@@ -9,7 +9,9 @@ import numpy as np
 
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference, Estimate
+from repro.reporting.claims import claims_table
 from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.published import published_table
 from repro.reporting.results import Benchmark, Row, Study, X
 from repro.reporting.table import (
     DASH,
@@ -51,9 +53,10 @@ def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
         boards.insert(0, overview(analyses))
     splits = [tiers(analysis) for analysis in analyses]
     first = analyses[0]
+    of_papers = [table for table in (claims_table(analyses), published_table(analyses)) if table]
     return [
         *boards, *splits, targets(analyses), costs(first), stranded(first), quality(analyses), use(first),
-        machine(first),
+        machine(first), *of_papers,
     ]  # fmt: skip
 
 
