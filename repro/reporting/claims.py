@@ -359,7 +359,9 @@ def _number(value: float, published: Published) -> str:
         return f"{value:+.2f}".replace("-", MINUS)
     if published.unit == "%":
         return f"{value:g}"
-    return "∞" if np.isinf(value) else f"{TIMES} {value:.2f}"
+    if value == 0 or np.isinf(value):  # nothing bounds it on that side
+        return "0" if value == 0 else "∞"
+    return f"{TIMES} {value:.2f}"
 
 
 def _plain(analysis: Analysis, name: str, claim: Claim, one: Judgement) -> dict[str, Any]:
