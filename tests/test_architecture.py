@@ -35,7 +35,7 @@ LAYERS = [
 # bottom up, each of which imports from those before it.
 REPORTING = [
     "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
-    "claims", "published", "comparisons", "tables", "figures", "page",
+    "comparisons", "claims", "published", "tables", "figures", "page",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files"}
 # What is asked before a study runs looks at all of it.

@@ -17,6 +17,7 @@ from repro.records import Role
 from repro.reporting import results
 from repro.reporting.analysis import Analysis, Difference
 from repro.reporting.claims import Claim, Finding, Judgement, claims_table, judge, read_claims
+from repro.reporting.comparisons import curves_of
 from repro.reporting.page import build
 from repro.reporting.published import PUBLISHED, Figure, published_table, read_published
 from repro.reporting.results import X
@@ -60,11 +61,11 @@ def analysis(records: Path) -> Analysis:
 
 
 def findings(analysis: Analysis, **claims: Claim) -> dict[str, str]:
-    return {name: str(one.finding) for name, one in judge(analysis, claims).items()}
+    return {name: str(one.finding) for name, one in judge(curves_of(analysis), claims).items()}
 
 
 def one(analysis: Analysis, claim: Claim) -> Judgement:
-    return judge(analysis, {"it": claim})["it"]
+    return judge(curves_of(analysis), {"it": claim})["it"]
 
 
 def test_each_finding(analysis: Analysis) -> None:
@@ -115,10 +116,10 @@ def test_p_values_are_corrected_over_all_claims(analysis: Analysis, monkeypatch:
     made_up(monkeypatch, weak=(0.02, 0.001, 0.039, 0.03), middle=(0.02, 0.001, 0.039, 0.02))
     first, second = claim("strong", "weak"), claim("strong", "middle")
     assert findings(analysis, first=first) == {"first": "supported"}
-    both = judge(analysis, {"first": first, "second": second})
+    both = judge(curves_of(analysis), {"first": first, "second": second})
     assert [each.p_holm for each in both.values()] == [0.04, 0.04]
     lame, third = claim("strong", "absent"), claim("equal", "weak")
-    three = judge(analysis, {"first": first, "second": second, "third": third, "lame": lame})
+    three = judge(curves_of(analysis), {"first": first, "second": second, "third": third, "lame": lame})
     assert {each.finding for each in three.values()} == {Finding.UNDECIDED, Finding.NOT_TESTED}
     assert three["second"].p_holm == 0.06  # of the three that were tested, not of four
 
@@ -158,7 +159,7 @@ def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
         assert found.finding is Finding.UNDECIDED and found.reason.startswith("preliminary")
         assert found.effect and found.p_holm < 0.01
     file = claims_file(tmp_path, it=claim("strong", "weak"))
-    table = claims_table([analysis], file)
+    table = claims_table([curves_of(analysis)], file)
     assert table and "undecided<br>(preliminary)" in table.markdown()
 
 
@@ -217,7 +218,9 @@ def test_ratio_of_flops(tmp_path: Path) -> None:
 
 def test_ratio_of_measured_curves(analysis: Analysis) -> None:
     cheaper = claim("strong", "weak", "lower", "flop_ratio")
-    found = judge(analysis, {"cheaper": cheaper, "alike": claim("strong", "equal", "lower", "flop_ratio")})
+    found = judge(
+        curves_of(analysis), {"cheaper": cheaper, "alike": claim("strong", "equal", "lower", "flop_ratio")}
+    )
     assert found["cheaper"].finding is Finding.SUPPORTED and found["alike"].finding is Finding.UNDECIDED
     effect = found["cheaper"].effect
     assert effect and effect.low <= effect.mean <= effect.high < 1
@@ -253,7 +256,9 @@ def test_difference_of_a_monitor(tmp_path: Path) -> None:
 def claims_file(folder: Path, **claims: Claim) -> Path:
     file = folder / "claims.yaml"
     file.write_text(
-        yaml.safe_dump({n: c.model_dump(mode="json", exclude_defaults=True) for n, c in claims.items()}, sort_keys=False)
+        yaml.safe_dump(
+            {n: c.model_dump(mode="json", exclude_defaults=True) for n, c in claims.items()}, sort_keys=False
+        )
     )
     return file
 
@@ -267,7 +272,7 @@ def test_table_has_the_claims_about_the_studys_rows(analysis: Analysis, tmp_path
         elsewhere=claim("strong", "nowhere"),
         foreign=claim("nowhere", "strong"),
     )
-    table = claims_table([analysis], file)
+    table = claims_table([curves_of(analysis)], file)
     assert table and list(table.data["claim"]) == ["better", "silent", "lame"]
     assert list(table.data["verdict"]) == ["supported", "not testable", "not tested"]
     notes = "\n".join(table.notes)
@@ -283,8 +288,10 @@ def test_table_has_the_claims_about_the_studys_rows(analysis: Analysis, tmp_path
 
 
 def test_no_table_where_no_claim_is_about_a_row(analysis: Analysis, tmp_path: Path) -> None:
-    assert claims_table([analysis], claims_file(tmp_path, foreign=claim("nowhere", "strong"))) is None
-    assert claims_table([analysis]) is None and published_table([analysis]) is None
+    assert (
+        claims_table([curves_of(analysis)], claims_file(tmp_path, foreign=claim("nowhere", "strong"))) is None
+    )
+    assert claims_table([curves_of(analysis)]) is None and published_table([analysis]) is None
 
 
 @pytest.fixture(scope="module")
@@ -527,6 +534,6 @@ def test_a_figure_is_what_it_is() -> None:
     assert Figure.model_fields.keys() == set(PUBLISHED.read_text().splitlines()[0].split(","))
 
 
-def test_all_tables_have_them_last(papers: Path) -> None:
+def test_the_tables_of_a_study_have_them_after_its_leaderboard(papers: Path) -> None:
     names = [table.name for table in all_tables([Analysis(results.load(papers), "gsm8k")])]
-    assert names[-2:] == ["claims", "published"]
+    assert names[1:3] == ["claims", "published"]

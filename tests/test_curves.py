@@ -133,36 +133,39 @@ def test_places_share_ties() -> None:
 
 # ------------------------------------------------------------------------- probability of improvement
 
-ALL = np.ones((1, 2, 2)) / 2
+EVEN = np.array([[0.5, 0.5]])
+FIRST, SECOND = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
 
 
 def test_the_probability_of_improvement_by_hand() -> None:
     """Problem 1: of a's .5 and 1 against b's .5 and 0, half + 1 + 1 + 1 = 3.5 of 4. Problem 2: all equal, 2
-    of 4. Even weights give 5.5 / 8; the first problem alone 3.5 / 4, and a's second seed on it 1."""
+    of 4. Even weights give 5.5 / 8; the first problem alone 3.5 / 4, and a's second seed on it 1; a's first
+    against b's first is a tie."""
     a, b = np.array([[0.5, 1.0], [1.0, 1.0]]), np.array([[0.5, 1.0], [0.0, 1.0]])
-    assert probability_of_improvement(a, b, np.array([[0.5, 0.5]]), ALL) == pytest.approx([5.5 / 8])
-    assert probability_of_improvement(a, b, np.array([[1.0, 0.0]]), ALL) == pytest.approx([3.5 / 4])
-    second = np.array([[[0.0, 1.0], [0.5, 0.5]]])
-    assert probability_of_improvement(a, b, np.array([[1.0, 0.0]]), second) == pytest.approx([1.0])
+    assert probability_of_improvement(a, b, EVEN, EVEN, EVEN) == pytest.approx([5.5 / 8])
+    assert probability_of_improvement(a, b, FIRST, EVEN, EVEN) == pytest.approx([3.5 / 4])
+    assert probability_of_improvement(a, b, FIRST, SECOND, EVEN) == pytest.approx([1.0])
+    assert probability_of_improvement(a, b, FIRST, FIRST, FIRST) == pytest.approx([0.5])
 
 
-@given(st.lists(st.integers(0, 4), min_size=10, max_size=10), st.integers(0, 99))
+@given(st.lists(st.integers(0, 4), min_size=20, max_size=20), st.integers(0, 99))
 def test_the_probability_of_improvement_turned_round_is_the_rest(counts: list[int], seed: int) -> None:
-    a, b = np.array(counts).reshape(2, 1, 5) / 4
+    a, b = np.array(counts).reshape(2, 2, 5) / 4
     rng = np.random.default_rng(seed)
-    weights, drawn = rng.dirichlet(np.ones(5), 3), rng.dirichlet(np.ones(1), (3, 2))
-    one = probability_of_improvement(a, b, weights, drawn)
-    other = probability_of_improvement(b, a, weights, drawn[:, ::-1])
+    problems, ours, theirs = (rng.dirichlet(np.ones(n), 3) for n in (5, 2, 2))
+    one = probability_of_improvement(a, b, problems, ours, theirs)
+    other = probability_of_improvement(b, a, problems, theirs, ours)
     assert one + other == pytest.approx(1)
     assert ((one >= -1e-12) & (one <= 1 + 1e-12)).all()
 
 
 def test_seed_weights_have_the_variance_of_a_mean_of_seeds() -> None:
     """Of three scores .1, .2 and .6 the variance is .07, that of their mean .07 / 3."""
-    drawn = seed_weights(np.random.default_rng(0), 40_000, 1, 3)[:, 0]
+    drawn = seed_weights(3, 40_000, 0)
     assert drawn.sum(1) == pytest.approx(1)
     assert (drawn @ [0.1, 0.2, 0.6]).var() == pytest.approx(0.07 / 3, rel=0.03)
-    assert seed_weights(np.random.default_rng(0), 2, 3, 1).tolist() == [[[1.0]] * 3] * 2
+    assert (drawn == seed_weights(3, 40_000, 0)).all() and (drawn != seed_weights(3, 40_000, 1)).any()
+    assert seed_weights(1, 2, 0).tolist() == [[1.0], [1.0]]
 
 
 def test_a_score_distribution_by_hand() -> None:

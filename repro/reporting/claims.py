@@ -19,8 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from scipy.stats import ttest_1samp
 
 from repro.errors import UserError
-from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference
+from repro.reporting.comparisons import Curves
 from repro.reporting.curves import common_score, flop_ratio, percentile_interval
 from repro.reporting.results import ENOUGH_SEEDS, Study, X
 from repro.reporting.statistics import ALPHA, LEVEL, exact, holm, significant_digits
@@ -152,33 +152,33 @@ class Judgement:
     covers: bool | None = None
 
 
-def judge(analysis: Analysis, claims: Mapping[str, Claim]) -> dict[str, Judgement]:
+def judge(curves: Curves, claims: Mapping[str, Claim]) -> dict[str, Judgement]:
     """A judgement of each claim on one benchmark.
 
     Supported: all intervals lie on the claimed side, and the p-value holds after Holm's correction over the
     claims. Contradicted: an interval lies on the other side, likewise. A study of few seeds decides nothing.
     """
-    found = {name: _effects(analysis, claim) for name, claim in claims.items()}
+    found = {name: _effects(curves, claim) for name, claim in claims.items()}
     p = {name: _p(claims[name], effects) for name, effects in found.items() if isinstance(effects, dict)}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     return {
-        name: _judged(claims[name], effects, adjusted[name], analysis.study.preliminary)
+        name: _judged(claims[name], effects, adjusted[name], curves.analysis.study.preliminary)
         if isinstance(effects, dict)
         else effects
         for name, effects in found.items()
     }
 
 
-def _effects(analysis: Analysis, claim: Claim) -> dict[str, Effect] | Judgement:
+def _effects(curves: Curves, claim: Claim) -> dict[str, Effect] | Judgement:
     """The effect on each row of the claim's test, or why there is none."""
     if claim.test is None:
         return Judgement(Finding.NOT_TESTABLE, claim.untestable)
-    lack = _lack(analysis.study, claim)
+    lack = _lack(curves.analysis.study, claim)
     if lack:
         return Judgement(Finding.NOT_TESTED, lack)
     effects = {}
     for other in claim.test.over:
-        effect = _effect(analysis, claim.test.metric, claim.row, other)
+        effect = _effect(curves, claim.test.metric, claim.row, other)
         if isinstance(effect, X):
             return Judgement(Finding.NOT_TESTED, effect.reason)
         effects[other] = effect
@@ -231,36 +231,32 @@ def _lack(study: Study, claim: Claim) -> str:
     return ""
 
 
-def _effect(analysis: Analysis, metric: str, row: str, other: str) -> Effect | X:
+def _effect(curves: Curves, metric: str, row: str, other: str) -> Effect | X:
+    analysis = curves.analysis
     if metric == RATIO:
-        return _flop_ratio(analysis, row, other)
+        return _flop_ratio(curves, row, other)
     if metric != ACCURACY:
         return _monitor_difference(analysis.study, metric, row, other)
     found = analysis.difference(row, other, analysis.study.top)
     return found if isinstance(found, X) else Effect(found.mean, found.low, found.high, found.p)
 
 
-def _flop_ratio(analysis: Analysis, row: str, other: str) -> Effect | X:
+def _flop_ratio(curves: Curves, row: str, other: str) -> Effect | X:
     """FLOPs that the row needs for the score that both reach, as a multiple of those of the other."""
-    study = analysis.study
-    budgets = np.array(study.budgets, float)
-    base = [one.method for one in analysis.references if one.role is Role.BASE][:1]
-    methods = (row, other, *base)
-    scores = [[analysis.accuracy(method, budget) for budget in study.budgets] for method in methods]
-    means = np.array([[np.nan if isinstance(one, X) else one.mean for one in each] for each in scores])
-    draws = np.round(analysis.curves(methods), 9)
-    if np.isnan(means).any():
+    rows = {one.method: one for one in curves.analysis.study.rows}
+    ours, theirs = curves.of(rows[row]), curves.of(rows[other])
+    if ours is None or theirs is None:
         return X("a score is missing")
-    if base:
-        gain = common_score(draws[:, 0], draws[:, 1]) - draws[:, 2, -1]
+    if curves.base:
+        gain = common_score(ours[1], theirs[1]) - curves.base[1]
         if percentile_interval(gain, gain)[0] <= 0:
             return X("the lower of the two scores is not surely above the base model's, which costs nothing")
-    measured, drawn = flop_ratio(means[0], means[1], budgets), flop_ratio(draws[:, 0], draws[:, 1], budgets)
+    measured, drawn = (flop_ratio(a, b, curves.budgets) for a, b in zip(ours, theirs, strict=True))
     if measured.low < 1 < measured.high:
         return X("which needs fewer FLOPs is below the lowest budget")
     low, high = percentile_interval(drawn.low, drawn.high)
     tail = min((drawn.high >= 1).sum(), (drawn.low <= 1).sum())
-    p = min(1.0, 2 * (1 + int(tail)) / (1 + len(draws)))
+    p = min(1.0, 2 * (1 + int(tail)) / (1 + len(ours[1])))
     if measured.low == measured.high:
         return Effect(exact(measured.low), low, high, p)
     if measured.high <= 1:
@@ -291,12 +287,12 @@ def _monitor_difference(study: Study, monitor: str, row: str, other: str) -> Eff
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def claims_table(analyses: Sequence[Analysis], path: Path = CLAIMS) -> Table | None:
+def claims_table(curves: Sequence[Curves], path: Path = CLAIMS) -> Table | None:
     """What a study says of the claims about its rows; None where no claim is about any.
 
     A claim that wants rows which the study has not is no line of the table: a note names all of these.
     """
-    study = analyses[0].study
+    study = curves[0].analysis.study
     about = {name: claim for name, claim in read_claims(path).items() if claim.row in study.index}
     shown = {name: claim for name, claim in about.items() if all(row in study.index for row in claim.rows)}
     if not shown:
@@ -304,8 +300,9 @@ def claims_table(analyses: Sequence[Analysis], path: Path = CLAIMS) -> Table | N
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
     reasons: dict[str, None] = {}
-    for analysis in analyses:
-        for name, one in judge(analysis, shown).items():
+    for of in curves:
+        analysis = of.analysis
+        for name, one in judge(of, shown).items():
             claim = shown[name]
             finding = str(one.finding) + "\n(preliminary)" * (one.effect is not None and study.preliminary)
             cells.append({

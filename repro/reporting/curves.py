@@ -20,7 +20,7 @@ FEWEST_BUDGETS = 5  # that a sigmoid of three parameters is fitted to
 STEEPEST = 10.0  # exponent searched; a score then goes from a tenth to nine tenths of its rise within x 1.55
 _SHALLOWEST = 0.1
 _STEPS = 50
-_BEYOND = 10.0  # how far below the lowest and above the highest budget a midpoint is searched
+BEYOND = 10.0  # how far below the lowest and above the highest budget a midpoint is searched
 
 
 @dataclass(frozen=True)
@@ -94,30 +94,32 @@ def places(scores: np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(
-    a: np.ndarray, b: np.ndarray, weights: np.ndarray, drawn: np.ndarray
+    a: np.ndarray, b: np.ndarray, problems: np.ndarray, seeds_a: np.ndarray, seeds_b: np.ndarray
 ) -> np.ndarray:
     """[draw] P(a > b): how likely a training of ``a`` does better than one of ``b`` on a problem, ties as a
     half (Agarwal et al. 2021, arXiv:2108.13264, with problems as tasks).
 
-    ``a`` and ``b`` are [seed, problem] shares of correct samples; ``weights`` [draw, problem] sum to 1 in
-    each draw; ``drawn`` [draw, 2, seed] are the weights of the seeds of the two rows, likewise.
+    ``a`` and ``b`` are [seed, problem] shares of correct samples. The others are weights that sum to 1 in
+    each draw: of ``problems`` [draw, problem], and of the seeds of each row [draw, seed].
     """
     wins = (np.sign(np.round(a[:, None] - b[None], 9)) + 1) / 2  # [seed of a, seed of b, problem]
-    each = (weights @ wins.reshape(-1, wins.shape[-1]).T).reshape(-1, len(a), len(b))
-    return np.asarray(np.einsum("dab,da,db->d", each, drawn[:, 0], drawn[:, 1]))
+    each = (problems @ wins.reshape(-1, wins.shape[-1]).T).reshape(-1, len(a), len(b))
+    return np.asarray(np.einsum("dab,da,db->d", each, seeds_a, seeds_b))
 
 
-def seed_weights(rng: np.random.Generator, draws: int, rows: int, seeds: int) -> np.ndarray:
-    """[draw, row, seed] Weights of the seeds in a bootstrap: of S seeds S - 1 are drawn, so that the variance
-    of a mean is not understated by (S - 1) / S (Rao and Wu 1988). One has weight 1: its spread is unknown."""
+def seed_weights(seeds: int, draws: int, row: int) -> np.ndarray:
+    """[draw, seed] Weights of the training seeds of a row in a bootstrap, the same every time: of S seeds
+    S - 1 are drawn, so that the variance of their mean is not understated by (S - 1) / S (Rao and Wu 1988,
+    doi:10.1080/01621459.1988.10478591). One has weight 1: its spread is unknown."""
     if seeds == 1:
-        return np.ones((draws, rows, 1))
-    return rng.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=(draws, rows)) / (seeds - 1)
+        return np.ones((draws, 1))
+    rng = np.random.default_rng([2, row])
+    return rng.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=draws) / (seeds - 1)
 
 
 def score_distribution(scores: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """[..., threshold] Share of the scores greater than each of ``above`` [threshold]; a performance profile
-    (Agarwal et al. 2021). ``scores`` is [..., cell]: the cells of a study, all seeds of each."""
+    """[..., threshold] Share of ``scores`` [..., cell] greater than each of ``above`` [threshold]: a
+    performance profile (Agarwal et al. 2021, arXiv:2108.13264, section 4.2)."""
     return np.asarray((scores[..., None, :] > above[:, None] + TOLERANCE).mean(-1))
 
 
@@ -161,8 +163,8 @@ def fit_sigmoid(scores: np.ndarray, base: np.ndarray, budgets: np.ndarray) -> Si
     x = np.log(budgets)
     rise = scores - base[:, None]
     # Of log midpoint, log exponent and the rise to the asymptote, [3] and [fit, 3].
-    low = np.array([x[0] - np.log(_BEYOND), np.log(_SHALLOWEST), 0.0])
-    high = np.array([x[-1] + np.log(_BEYOND), np.log(STEEPEST), 1.0])
+    low = np.array([x[0] - np.log(BEYOND), np.log(_SHALLOWEST), 0.0])
+    high = np.array([x[-1] + np.log(BEYOND), np.log(STEEPEST), 1.0])
     most = np.column_stack([np.broadcast_to(high[:2], (len(rise), 2)), 1 - base])
 
     axes = np.linspace(low[:2], high[:2], 31).T

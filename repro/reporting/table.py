@@ -18,30 +18,23 @@ from tabulate import tabulate
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Estimate
 from repro.reporting.results import ENOUGH_SEEDS, Row, Study, X, one_line
+from repro.reporting.statistics import POWER
 
 MINUS, DASH, TIMES, DAGGER = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{DAGGER}"
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "%&#_{}$"},
-    "Δ": r"$\Delta$", "≥": r"$\ge$", "∞": r"$\infty$", MINUS: "$-$", TIMES: r"$\times$", DASH: "--", DAGGER: r"$\dagger$",
+    "Δ": r"$\Delta$", "≥": r"$\ge$", "∞": r"$\infty$", MINUS: "$-$", TIMES: r"$\times$", DASH: "--",
+    DAGGER: r"$\dagger$",
 })  # fmt: skip
 # What could be mark-up: a bracket, `<` and `&` only where it begins, as intervals and p-values have them too.
 _MARKDOWN = re.compile(r"[\\`*_|~$]|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
 _MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quotation, list, box to tick
 _ESCAPED = r"\1\\\2"
-_LEFT = (
-    "Benchmark",
-    "Method",
-    "Kind",
-    "Device",
-    "Claim",
-    "Paper",
-    "Published",
-    "Verdict",
-    "Model",
-    "Data",
-    "Control",
-)  # columns of text
+_LEFT = (  # columns of text
+    "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
+    "Data", "Control",
+)  # fmt: skip
 
 
 class Bold(str):
@@ -176,6 +169,21 @@ def dagger_note(cells: Sequence[dict[str, str]]) -> list[str]:
     there = any(DAGGER in text.split("\n")[0] for cell in cells for text in cell.values())
     note = "no optimizer step within this budget in a training seed: this is the base model, not the method."
     return [f"{DAGGER} {note}"] * there
+
+
+def detectable_note(analyses: Sequence[Analysis]) -> list[str]:
+    """What difference a study can find, where it has two rows to compare."""
+    found = [(analysis, analysis.detectable()) for analysis in analyses]
+    named = [
+        f"{percent(least)} points{f' on {analysis.benchmark.title}' if len(analyses) > 1 else ''}"
+        for analysis, least in found
+        if not isinstance(least, X)
+    ]
+    return [
+        f"Detectable: between two typical methods or ablations, a true difference of {', '.join(named)} at "
+        f"the top budget would be found {percent(POWER, 0)} % of the time after Holm's correction, a smaller "
+        "one less often."
+    ] * bool(named)
 
 
 def titled(title: str, analysis: Analysis) -> str:

@@ -10,7 +10,18 @@ import numpy as np
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference, Estimate
 from repro.reporting.claims import claims_table
+from repro.reporting.comparisons import (
+    curves_of,
+    differences,
+    improvement,
+    iso_accuracy,
+    papers,
+    scaling,
+    seeds,
+    targets,
+)
 from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.curves import FEWEST_BUDGETS
 from repro.reporting.published import published_table
 from repro.reporting.results import Benchmark, Row, Study, X
 from repro.reporting.table import (
@@ -53,10 +64,15 @@ def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
         boards.insert(0, overview(analyses))
     splits = [tiers(analysis) for analysis in analyses]
     first = analyses[0]
-    of_papers = [table for table in (claims_table(analyses), published_table(analyses)) if table]
+    curves = [curves_of(analysis) for analysis in analyses]
+    several = len(first.study.budgets) > 1
+    fitted = len(first.study.budgets) >= FEWEST_BUDGETS and bool(curves[0].base)
+    said = [table for table in (claims_table(curves), published_table(analyses)) if table]
     return [
-        *boards, *splits, targets(analyses), costs(first), stranded(first), quality(analyses), use(first),
-        machine(first), *of_papers,
+        *boards, *said, differences(analyses), seeds(analyses), *splits, targets(curves),
+        *[make(curves) for make in (iso_accuracy, papers) if several], improvement(curves),
+        *[make(curves) for make in (scaling,) if fitted], costs(first), stranded(first), quality(analyses),
+        use(first), machine(first),
     ]  # fmt: skip
 
 
@@ -198,30 +214,6 @@ def tiers(analysis: Analysis) -> Table:
 def tier_title(tier: str) -> str:
     """A tier as people call it: "tier 3", but "Level 3" as it is."""
     return f"tier {tier}" if len(tier) < 3 else tier
-
-
-def targets(analyses: Sequence[Analysis]) -> Table:
-    """The smallest budget that reaches each target score."""
-    cells: list[dict[str, str]] = []
-    data: list[dict[str, Any]] = []
-    for analysis, row in all_rows(analyses):
-        cell = {**of_benchmark(analysis), "Method": row.title}
-        for target in analysis.study.facts.target_accuracies:
-            found = analysis.flops_to(row.method, target)
-            plain = found if isinstance(found, int) else None
-            shown = "X" if isinstance(found, X) else "not reached" if plain is None else flops(plain)
-            if plain:  # 0: the base model's
-                shown = marked(analysis.study, row, plain, shown)
-            cell[f"≥ {percent(target)} %"] = shown
-            reached = "X" if isinstance(found, X) else "no" if found is None else "yes"
-            data.append({**of_benchmark(analysis), "method": row.method, "title": row.title, "target": target,
-                         "reached": reached, "budget": plain})  # fmt: skip
-        cells.append(cell)
-    notes = [
-        "The smallest budget whose checkpoint was measured at the target or above; nothing is interpolated.",
-        *dagger_note(cells),
-    ]
-    return table_of(analyses[0].study, "flops_to_target", "FLOPs to reach a score", cells, data, notes)
 
 
 def quality(analyses: Sequence[Analysis]) -> Table:
