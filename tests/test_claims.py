@@ -509,6 +509,26 @@ def test_claims_and_figures_agree() -> None:
         for model in ("Mistral-7B", "Llama-3-8B", "DeepSeekMath-7B", "Llama-3-70B")
     ]
     assert sizes["dart_difficulty"] == [pytest.approx(min(dart)), pytest.approx(max(dart))]
+    rft = [
+        value("RFT k=100", model, "GSM8K", "RFT", "maj1@1") - value("SFT", model, "GSM8K", "RFT", "maj1@1")
+        for model in ("LLaMA-7B", "LLaMA2-7B", "LLaMA-13B", "LLaMA2-13B", "LLaMA-33B")
+    ]
+    assert sizes["rft_paths"] == [pytest.approx(min(rft)), pytest.approx(max(rft))]
+    outcome = [
+        value("B-STaR", model, data, "B-STaR", "pass@1")
+        - value("Online RFT w/o RM", model, data, "B-STaR", "pass@1")
+        for model, data in (("Mistral-7B-Instruct", "ARC-C"), ("Llama-3-8B", "APPS"))
+    ]
+    assert sizes["b_star_outcome"] == [pytest.approx(gain) for gain in outcome]
+    hints = [
+        value("STaR", "GPT-J-6B", data, "STaR")
+        - value("STaR without rationalization", "GPT-J-6B", data, "STaR")
+        for data in ("GSM8K", "CQA dev")
+    ]
+    assert sizes["star_hints"] == [pytest.approx(gain) for gain in hints]
+    llama2 = "Llama-2-70B-Chat", "GSM8K", "Iterative RPO"
+    once = value("Iterative RPO, iteration 1", *llama2) - value("STaR (1 iteration)", *llama2)
+    assert sizes["pairs_over_star"] == [pytest.approx(once)]
     assert sizes["adastar_flops"] == [pytest.approx(float(np.mean(savings)), abs=0.0006)]
 
 
