@@ -17,8 +17,9 @@ import pandas as pd
 
 from repro import files
 from repro.flops import ModelShape, Tally, flops, papers_flops
-from repro.method import Role
-from repro.schema import CSV, FILES, INSIDE, SAMPLES, TALLY, Account
+from repro.records import Role
+from repro.reporting.results import Benchmark, Row, Study
+from repro.schema import CSV, FILES, INSIDE, SAMPLES, TALLY, Account, Facts
 
 TIERS = ("1", "2", "3")
 BUDGETS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000)
@@ -271,3 +272,24 @@ def _samples(
             key = (method, seed, budget, benchmark, mode, TIERS[i // per_tier], f"p{i:04d}", max(sample, 0))
             found.append((*key, bool(correct[i]), verdict, answer, 20 + i % 9, finish, text))
     return found
+
+
+def study_of(
+    scores: np.ndarray, *, k: int, tier_of: np.ndarray | None = None, roles: Mapping[int, Role] | None = None
+) -> Study:
+    """A study in memory, of rows "0", "1", ... whose avg@k are ``scores`` [row, seed, budget, problem]."""
+    rows, seeds, budgets, problems = scores.shape
+    tier_of = np.zeros(problems, int) if tier_of is None else tier_of
+    named = tuple(
+        Row(str(row), f"Row {row}", (roles or {}).get(row, Role.METHOD), "", "", False) for row in range(rows)
+    )
+    budget = tuple(10**9 * 2**b for b in range(budgets))
+    runs = [run_line(r.method, s, b, role=str(r.role)) for r in named for s in range(seeds) for b in budget]
+    facts = Facts.model_validate(facts_of(files={}, digest=""))
+    tiers = tuple(map(str, np.unique(tier_of)))
+    nothing = np.full_like(scores, np.nan)
+    benchmark = Benchmark(
+        "made", "MADE", f"sampled avg@{k}", k, 99, True, tiers, tier_of,
+        {"sampled": scores, "greedy": nothing}, nothing, {},
+    )  # fmt: skip
+    return Study(facts, "Made", budget, tuple(range(seeds)), named, runs, [], [], [], [], (benchmark,))

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
@@ -33,17 +34,17 @@ from repro.reporting.statistics import (
     ALPHA,
     DRAWS,
     bootstrap,
-    difference_quantiles,
+    difference_interval,
     exact,
     holm,
-    interval,
     macro_mean,
+    of_one_answer,
     pass_at_k,
     problem_variance,
     rank_intervals,
     sample_covariance,
     satterthwaite,
-    score_quantiles,
+    score_interval,
     sign_flip_p,
     significant_digits,
     smallest_detectable,
@@ -85,6 +86,33 @@ class _Scores:
         return max(1, len(self.tier_of) - len(np.unique(self.tier_of)))
 
 
+@dataclass(frozen=True)
+class _Error:
+    """The variance of a score or of a difference, by its sources."""
+
+    kept: float  # share of the variance from problem to problem that is not of samples
+    problems: float  # that share
+    problems_df: int
+    spreads: list[tuple[float, float]]  # between seeds, of one row or of two, each with degrees of freedom
+
+    @property
+    def seeds(self) -> float:
+        """0 for the base row, and where a single seed leaves it unknown."""
+        return sum(variance for variance, _ in self.spreads)
+
+    @property
+    def seeds_df(self) -> float:
+        return satterthwaite(self.spreads)
+
+    @property
+    def variance(self) -> float:
+        return self.problems + self.seeds
+
+    @property
+    def df(self) -> float:
+        return satterthwaite([(self.problems, self.problems_df), *self.spreads])
+
+
 class Analysis:
     """Every statistic of one benchmark of a study, the first unless it is named. Results depend on the
     records alone, not on the order of calls."""
@@ -111,14 +139,13 @@ class Analysis:
         lack = self._lacks(method, budget, mode)
         if lack:
             return lack
-        found, at = self._scores(mode, tier), self._at(method, budget)
-        mean, problems = float(macro_mean(found.each[at], found.tier_of)), len(found.tier_of)
-        spread, df = self._between_seeds(found, method, budget)
-        quantiles = score_quantiles(mean, self._between_problems(found.problems[at], found.samples[at]),
-                                    problems, found.df)  # fmt: skip
-        low, high = np.clip(interval(quantiles, spread, df), 0, 1)
-        # Jeffreys' posterior never reaches the ends, where a true score may well be.
-        return Estimate(exact(mean), exact(low if mean > 0 else 0.0), exact(high if mean < 1 else 1.0))
+        found = self._scores(mode, tier)
+        each = found.each[self._at(method, budget)]
+        mean = float(macro_mean(each, found.tier_of))
+        if_alike = of_one_answer(mean, each.size) / each.size
+        error = self._error(found, each, if_alike, budget, method)
+        low, high = score_interval(mean, error.variance, error.df, each.size)
+        return Estimate(exact(mean), exact(low), exact(high))
 
     def difference(self, method: str, reference: str, budget: int) -> Difference | X:
         """Score of ``method`` less that of ``reference``, paired by problem."""
@@ -128,23 +155,25 @@ class Analysis:
         return self._differences[key]
 
     def _difference(self, method: str, reference: str, budget: int) -> Difference | X:
-        for each, whose in ((method, ""), (reference, f"{self._title(reference)}: ")):
-            lack = self._lacks(each, budget)
+        for row, whose in ((method, ""), (reference, f"{self._title(reference)}: ")):
+            lack = self._lacks(row, budget)
             if lack:
                 return X(whose + lack.reason)
         found = self._scores()
-        ours, theirs = self._at(method, budget), self._at(reference, budget)
-        each = found.each[ours] - found.each[theirs]
-        mean, problems = float(macro_mean(each, found.tier_of)), len(found.tier_of)
-        all_of_it = problem_variance(each, found.tier_of)
-        variance = self._between_problems(all_of_it, found.samples[ours] + found.samples[theirs])
-        spread, df = self._between_seeds(found, method, budget, reference)
-        low, high = interval(difference_quantiles(mean, variance, problems, found.df), spread, df)
-        p = sign_flip_p(
-            each, found.tier_of, self.benchmark.k * len(self.study.seeds),
-            1.0 if all_of_it == 0 else variance / all_of_it, spread, df,
-        )  # fmt: skip
-        return Difference(exact(mean), exact(max(-1.0, low)), exact(min(1.0, high)), significant_digits(p))
+        each, error = self._difference_of(found, method, reference, budget)
+        mean = float(macro_mean(each, found.tier_of))
+        low, high = difference_interval(mean, error.variance, error.df)
+        samples = self.benchmark.k * len(self.study.seeds)
+        p = sign_flip_p(each, found.tier_of, samples, error.kept, error.seeds, error.seeds_df)
+        return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
+
+    def _difference_of(
+        self, found: _Scores, method: str, reference: str, budget: int
+    ) -> tuple[np.ndarray, _Error]:
+        each = found.each[self._at(method, budget)] - found.each[self._at(reference, budget)]
+        # Where problems are all alike: as if half a problem more had gone either way (Agresti, Min 2005).
+        if_alike = 1 / (each.size + 1) ** 2
+        return each, self._error(found, each, if_alike, budget, method, reference)
 
     def seed_sd(self, method: str, budget: int) -> float | X:
         """Standard deviation of the score of one training seed, as intervals suppose it: that of the row's
@@ -152,30 +181,22 @@ class Analysis:
         lack = self._lacks(method, budget)
         if lack:
             return lack
-        if self._trained(method) and len(self.study.seeds) == 1:
+        if not self._trained(method):
+            return 0.0
+        if len(self.study.seeds) == 1:
             return X("one training seed")
-        variance, _ = self._between_seeds(self._scores(), method, budget)
-        return exact(np.sqrt(variance * len(self.study.seeds)))
+        return exact(np.sqrt(self._scores().spread.variance[self._at(method, budget)]))
 
+    @cached_property
     def detectable(self) -> float | X:
         """The smallest true difference at the top budget that this study finds with a power of 80 %, between
-        two typical rows among those that are ranked, in Holm's first step."""
-        found, top, ranked = self._scores(), self.study.top, list(self.ranks)
-        if len(ranked) < 2:
-            return X("fewer than two rows to compare")
-        errors = []
-        for i, method in enumerate(ranked):
-            for reference in ranked[:i]:
-                ours, theirs = self._at(method, top), self._at(reference, top)
-                difference = found.each[ours] - found.each[theirs]
-                problems = self._between_problems(
-                    problem_variance(difference, found.tier_of), found.samples[ours] + found.samples[theirs]
-                )
-                parts = np.nan_to_num(problems), found.df
-                spread, df = self._between_seeds(found, method, top, reference)
-                errors.append((parts[0] + spread, satterthwaite((parts[0], spread), (parts[1], df))))
-        variance, df = np.median(errors, axis=0)
-        return exact(smallest_detectable(variance, df, ALPHA / len(errors)))
+        two typical rows among those that are ranked, in the first step of Holm's correction for all pairs."""
+        pairs = list(combinations(self.ranks, 2))
+        if not pairs:
+            return X("there are no two rows to rank")
+        errors = [self._difference_of(self._scores(), *pair, self.study.top)[1] for pair in pairs]
+        variance, df = np.median([(error.variance, error.df) for error in errors], axis=0)
+        return exact(smallest_detectable(variance, df, ALPHA / len(pairs)))
 
     def curves(self, methods: Sequence[str]) -> np.ndarray:
         """[draw, method, budget]: draws of the scores of rows at all budgets, NaN where a row is incomplete.
@@ -323,15 +344,14 @@ class Analysis:
             )
         return self._found[mode, tier]
 
-    def _between_problems(self, variance: np.ndarray, samples: np.ndarray) -> float:
-        """What of a variance of problems is not of samples; NaN where problems do not differ at all."""
-        return float(max(0.0, variance - samples)) if variance > 0 else np.nan
-
-    def _between_seeds(self, found: _Scores, method: str, budget: int, *other: str) -> tuple[float, float]:
-        """Variance of a mean over seeds, or of the difference of two, and its degrees of freedom; 0 for the
-        base row and where a single seed leaves it unknown."""
-        trained = [self._at(each, budget) for each in (method, *other) if self._trained(each)]
-        if len(self.study.seeds) == 1 or not trained:
-            return 0.0, np.inf
-        each = [float(found.spread.variance[at]) / len(self.study.seeds) for at in trained]
-        return sum(each), satterthwaite(each, [float(found.spread.df[at]) for at in trained])
+    def _error(self, found: _Scores, each: np.ndarray, if_alike: float, budget: int, *methods: str) -> _Error:
+        """The error of the macro mean of ``each`` [problem], made of one method or of two; ``if_alike`` is
+        the variance of problems that do not differ at all, which is no evidence that others would not."""
+        seeds = len(self.study.seeds)
+        trained = [self._at(method, budget) for method in methods if self._trained(method)]
+        spreads = [(found.spread.variance[at] / seeds, found.spread.df[at]) for at in trained if seeds > 1]
+        all_of_it = float(problem_variance(each, found.tier_of))
+        kept = 1.0
+        if all_of_it > 0 and spreads:
+            kept = max(0.0, 1 - sum(found.samples[at] for at in trained) / all_of_it)
+        return _Error(kept, (all_of_it or if_alike) * kept, found.df, spreads)

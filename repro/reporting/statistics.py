@@ -14,8 +14,6 @@ LEVEL = 0.95  # of every interval
 ALPHA = 0.05  # of every test, after Holm's correction
 POWER = 0.8  # to find what is called detectable
 DRAWS = 4_000  # of the bootstrap
-# Quantiles in the middle of as many equal parts stand for a distribution: no draws, and no noise of draws.
-MIDDLES = (np.arange(400) + 0.5) / 400
 FINE = 16  # steps of a sign-flip test for each that a sample makes, where tiers differ in size
 
 
@@ -95,42 +93,31 @@ def t_draws(df: float, budgets: int, correlation: float, seed: int) -> np.ndarra
 # ------------------------------------------------------------------------------------------ intervals
 
 
-def score_quantiles(mean: float, variance: float, problems: int, df: int) -> np.ndarray:
-    """Equally likely values of a score of which only the problems are uncertain: quantiles of
-    Jeffreys' beta posterior of a proportion, of as many problems as make its variance ``variance`` (Korn and
-    Graubard 1998, their effective sample size with the Student t of ``df``). ``nan`` for the variance: the
-    problems do not differ, which is no evidence that others would not; then they count once each."""
+def score_interval(mean: float, variance: float, df: float, problems: int) -> tuple[float, float]:
+    """The 95 % interval of a score between 0 and 1 from its variance and the degrees of freedom of that:
+    Jeffreys' of a proportion, of as many independent answers as have this variance (Korn and Graubard 1998,
+    with Student's t). It reaches 0 where none is right, 1 where all are."""
     if variance == 0:
-        return np.full_like(MIDDLES, mean)
-    effective = problems if np.isnan(variance) else mean * (1 - mean) / variance
-    effective *= (ndtri((1 + LEVEL) / 2) / stdtrit(df, (1 + LEVEL) / 2)) ** 2
-    return np.asarray(betaincinv(effective * mean + 0.5, effective * (1 - mean) + 0.5, MIDDLES))
+        return mean, mean
+    normal = ndtri((1 + LEVEL) / 2) / stdtrit(df, (1 + LEVEL) / 2)
+    answers = of_one_answer(mean, problems) / variance * normal**2
+    ends = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = betaincinv(answers * mean + 0.5, answers * (1 - mean) + 0.5, ends)
+    return float(low if mean > 0 else 0.0), float(high if mean < 1 else 1.0)
 
 
-def difference_quantiles(mean: float, variance: float, problems: int, df: int) -> np.ndarray:
-    """The same of a difference of two scores: Student's t. Where the problems do not differ, as if half a
-    problem more had gone either way (Agresti and Min 2005, doi:10.1002/sim.1781)."""
-    if np.isnan(variance):
-        variance = 1 / (problems + 1) ** 2
-    return np.asarray(mean + np.sqrt(variance) * stdtrit(df, MIDDLES))
+def of_one_answer(mean: float, problems: int) -> float:
+    """The variance of one answer that is right with the probability ``mean``; where all of some problems are
+    right or none, with Jeffreys' estimate of it."""
+    if mean in (0, 1):
+        mean = (problems * mean + 0.5) / (problems + 1)
+    return mean * (1 - mean)
 
 
-def interval(quantiles: np.ndarray, variance: float, df: float) -> tuple[float, float]:
-    """The 95 % interval of a sum of what ``quantiles`` stand for and of a Student t of a ``variance`` with
-    its degrees of freedom."""
-    ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
-    if variance == 0:
-        low, high = np.quantile(quantiles, ends, method="hazen")
-        return float(low), float(high)
-    sigma = np.sqrt(variance)
-
-    def end(p: float) -> float:
-        span = quantiles[[0, -1]] + sigma * stdtrit(df, p)
-        if span[0] == span[1]:
-            return float(span[0])
-        return float(brentq(lambda x: stdtr(df, (x - quantiles) / sigma).mean() - p, *span, xtol=1e-10))
-
-    return end(ends[0]), end(ends[1])
+def difference_interval(mean: float, variance: float, df: float) -> tuple[float, float]:
+    """The 95 % interval of a difference of scores, by Student's t."""
+    half = float(np.sqrt(variance) * stdtrit(df, (1 + LEVEL) / 2))
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 # ---------------------------------------------------------------------------------------------- tests
@@ -164,11 +151,11 @@ def sign_flip_p(
     return float(min(1.0, 2 * mass @ stdtr(df, -apart / np.sqrt(variance))))
 
 
-def satterthwaite(variances: Sequence[float], dfs: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of independent variance estimates; infinite where all are 0."""
-    v, df = np.asarray(variances), np.asarray(dfs)
-    below = (v**2 / df).sum()
-    return float(v.sum() ** 2 / below) if below else np.inf
+def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
+    """Degrees of freedom of a sum of independent estimates, given each (variance, degrees of freedom);
+    infinite where all are 0."""
+    below = sum(variance**2 / df for variance, df in parts)
+    return float(sum(variance for variance, _ in parts) ** 2 / below) if below else np.inf
 
 
 def detection(gain: float, variance: float, df: float, alpha: float = ALPHA) -> float:
