@@ -173,7 +173,7 @@ def dagger_note(cells: Sequence[dict[str, str]]) -> list[str]:
 
 def detectable_note(analyses: Sequence[Analysis]) -> list[str]:
     """What difference a study can find, where it has two rows to compare."""
-    found = [(analysis, analysis.detectable()) for analysis in analyses]
+    found = [(analysis, analysis.detectable) for analysis in analyses]
     named = [
         f"{percent(least)} points{f' on {analysis.benchmark.title}' if len(analyses) > 1 else ''}"
         for analysis, least in found
