@@ -278,7 +278,7 @@ def test_table_has_the_claims_about_the_studys_rows(analysis: Analysis, tmp_path
     notes = "\n".join(table.notes)
     assert "800,000 parameters, 5 training seeds" in notes and "better: Not quite the paper's." in notes
     assert "silent, not testable: Nobody wrote it down.\n" in notes
-    assert "About rows that the study has not: elsewhere." in notes and "foreign" not in notes
+    assert "Claims that want rows which the study has not: elsewhere." in notes and "foreign" not in notes
     line = next(csv.DictReader(table.csv().splitlines()))
     effect = analysis.difference("strong", "weak", 8 * 10**9)
     assert isinstance(effect, Difference) and float(line["effect"]) == pytest.approx(effect.mean, rel=1e-5)
@@ -287,11 +287,12 @@ def test_table_has_the_claims_about_the_studys_rows(analysis: Analysis, tmp_path
     assert r"\toprule" in table.latex() and '<table id="claims">' in table.html()
 
 
-def test_no_table_where_no_claim_is_about_a_row(analysis: Analysis, tmp_path: Path) -> None:
-    assert (
-        claims_table([curves_of(analysis)], claims_file(tmp_path, foreign=claim("nowhere", "strong"))) is None
-    )
-    assert claims_table([curves_of(analysis)]) is None and published_table([analysis]) is None
+def test_no_table_where_no_claim_could_be_tested(analysis: Analysis, tmp_path: Path) -> None:
+    curves = curves_of(analysis)
+    silent = claim("strong", "weak", **UNTESTABLE)
+    for nothing in (claim("nowhere", "strong"), claim("strong", "nowhere"), silent):
+        assert claims_table([curves], claims_file(tmp_path, it=nothing)) is None
+    assert claims_table([curves]) is None and published_table([analysis]) is None
 
 
 @pytest.fixture(scope="module")

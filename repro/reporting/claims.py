@@ -288,14 +288,14 @@ def _monitor_difference(study: Study, monitor: str, row: str, other: str) -> Eff
 
 
 def claims_table(curves: Sequence[Curves], path: Path = CLAIMS) -> Table | None:
-    """What a study says of the claims about its rows; None where no claim is about any.
+    """What a study says of the claims about its rows; None where none of these could be tested.
 
     A claim that wants rows which the study has not is no line of the table: a note names all of these.
     """
     study = curves[0].analysis.study
     about = {name: claim for name, claim in read_claims(path).items() if claim.row in study.index}
     shown = {name: claim for name, claim in about.items() if all(row in study.index for row in claim.rows)}
-    if not shown:
+    if not any(claim.test for claim in shown.values()):
         return None
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
@@ -326,7 +326,7 @@ def claims_table(curves: Sequence[Curves], path: Path = CLAIMS) -> Table | None:
         "In reach: whether the interval reaches the published size, of the model and data named there.",
         *reasons,
         *(f"{name}: {claim.caveat}" for name, claim in shown.items() if claim.caveat),
-        *[f"About rows that the study has not: {', '.join(elsewhere)}."] * bool(elsewhere),
+        *[f"Claims that want rows which the study has not: {', '.join(elsewhere)}."] * bool(elsewhere),
     ]
     return table_of(study, "claims", "Claims of the papers", cells, data, notes)
 
