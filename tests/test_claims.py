@@ -21,6 +21,7 @@ from repro.reporting.comparisons import curves_of
 from repro.reporting.page import build
 from repro.reporting.published import PUBLISHED, Figure, published_table, read_published
 from repro.reporting.results import X
+from repro.reporting.statistics import DRAWS
 from repro.reporting.tables import all_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,6 +208,7 @@ def test_ratio_of_flops(tmp_path: Path) -> None:
     found = ratio("fast", "slow")
     assert found.effect and (found.effect.mean, found.effect.bound) == (0.5, "")
     assert found.finding is Finding.SUPPORTED and found.covers is False
+    assert found.p_holm == pytest.approx(2 / (1 + DRAWS))  # every draw is on that side
     assert ratio("slow", "fast").finding is Finding.CONTRADICTED
     assert ratio("slow", "fast", "higher").finding is Finding.SUPPORTED
     below, above = ratio("fast", "early").effect, ratio("early", "fast").effect
@@ -222,6 +224,7 @@ def test_ratio_of_measured_curves(analysis: Analysis) -> None:
         curves_of(analysis), {"cheaper": cheaper, "alike": claim("strong", "equal", "lower", "flop_ratio")}
     )
     assert found["cheaper"].finding is Finding.SUPPORTED and found["alike"].finding is Finding.UNDECIDED
+    assert found["alike"].p_holm > 0.05
     effect = found["cheaper"].effect
     assert effect and effect.low <= effect.mean <= effect.high < 1
     lame = claim("strong", "absent", "lower", "flop_ratio")

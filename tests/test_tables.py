@@ -34,17 +34,21 @@ from synthetic import (
 
 from repro.method import Role
 from repro.reporting.analysis import Analysis
+from repro.reporting.comparisons import curves_of, targets
 from repro.reporting.costs import costs, machine, stranded, use
 from repro.reporting.figures import _look, _thinned, monitors
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
 from repro.reporting.table import Bold, Table, flops, p_text, signed, significant
-from repro.reporting.tables import all_tables, leaderboard, overview, targets, tiers
+from repro.reporting.tables import all_tables, leaderboard, overview, tiers
 from repro.schema import SEEN
 
-TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "stranded", "quality", "use", "machine")
+TABLES = (
+    "leaderboard", "differences", "seeds", "tiers", "flops_to_target", "iso_accuracy", "papers",
+    "improvement", "costs", "stranded", "quality", "use", "machine",
+)  # fmt: skip
 Line = dict[str, object]
-FIGURES = ("accuracy", "differences", "spend", "frequency", "monitors", "logged")
+FIGURES = ("accuracy", "differences", "gains", "spend", "frequency", "monitors", "logged")
 
 
 @pytest.fixture(scope="session")
@@ -142,8 +146,10 @@ def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
     per_benchmark = {f"{kind}_{name}.md" for kind in ("leaderboard", "tiers") for name in names}
     assert found == per_benchmark | {f"{name}.md" for name in TABLES} - {"tiers.md"}
     figures = {path.name for path in (tmp_path / "out" / "figures").glob("*.png")}
-    assert figures == {f"{kind}_{name}.png" for kind in ("accuracy", "differences") for name in names} | {
-        "spend.png", "frequency.png", "monitors.png", "logged.png"
+    assert figures == {
+        f"{kind}_{name}.png" for kind in ("accuracy", "differences", "gains") for name in names
+    } | {
+        "profiles.png", "spend.png", "frequency.png", "monitors.png", "logged.png"
     }  # fmt: skip
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "out" / "tables").glob("*.csv")}
     overview = tables["leaderboard"].set_index("method")
@@ -153,11 +159,12 @@ def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
         quality = tables["quality"].query("Benchmark == @name.upper()").set_index("method")
         assert quality["pass@1"].loc["good"] == pytest.approx(overview[f"accuracy_{name}"].loc["good"])
         assert (quality["maj@4"].dropna() <= quality["pass@4"].dropna()).all()
-    assert set(tables["flops_to_target"].Benchmark) == {"GSM8K", "MATH500"}
+    for kind in ("flops_to_target", "iso_accuracy", "papers", "improvement", "differences", "seeds"):
+        assert set(tables[kind].Benchmark) == {"GSM8K", "MATH500"}
     page = (tmp_path / "out" / "report.html").read_text()
     checker = _Checker()
     checker.feed(page)
-    assert checker.open == [] and len(checker.images) == 8
+    assert checker.open == [] and len(checker.images) == 11
     assert all(f'<table id="{name}">' in page for name in tables)
 
 
@@ -323,8 +330,8 @@ def test_a_score_without_a_training_step_is_marked(tmp_path: Path) -> None:
     at_top = [overview([analysis]), tiers(analysis)]  # where it has taken steps
     assert not any("\N{DAGGER}" in table.markdown() for table in at_top)
     assert r"50.0$\dagger$" in board.latex()
-    reached = targets([analysis])  # with the base model's score, which is no feat of the method
-    assert reached.cells.iloc[0, 1].startswith("1,000 FLOP\N{DAGGER}")
+    reached = targets([curves_of(analysis)])  # with the base model's score, which is no feat of the method
+    assert reached.cells.iloc[0, 1].startswith("< 1,000 FLOP\N{DAGGER}")
     assert any(note.startswith("\N{DAGGER} no optimizer step") for note in reached.notes)
 
 
@@ -339,7 +346,8 @@ def test_whatever_is_said_of_an_untrained_top_budget_is_marked(tmp_path: Path) -
     board = leaderboard(analysis)
     shown = [*all_tables([analysis]), overview([analysis])]
     marked = {table.name for table in shown if "\N{DAGGER}" in table.cells.to_string()}
-    assert marked == {"leaderboard", "tiers", "flops_to_target", "quality"}
+    wanted = {"leaderboard", "tiers", "flops_to_target", "quality", "differences", "seeds", "improvement"}
+    assert marked == wanted
     noted = {table.name for table in shown if any("not the method" in note for note in table.notes)}
     assert noted == marked
     cells = board.cells.set_index("Method")
@@ -516,7 +524,7 @@ def _untex(cell: str) -> str:
     words = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^",
              r"\textless{}": "<", r"\textgreater{}": ">", r"$\Delta$": "Δ", r"$\ge$": "≥",
              "$-$": "\N{MINUS SIGN}", r"$\times$": "\N{MULTIPLICATION SIGN}",
-             r"$\dagger$": "\N{DAGGER}"}  # fmt: skip
+             r"$\dagger$": "\N{DAGGER}", r"$\infty$": "∞"}  # fmt: skip
     words |= {f"\\{mark}": mark for mark in "%&#_{}$"}
     pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
     assert not re.search(r"[\\%&#_{}$~^<>]", re.sub(pattern, "", cell)), cell

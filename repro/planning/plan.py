@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,7 @@ SOLUTION_BYTES = 4.5  # per sampled token, in the journal
 MFU = 0.30  # of the GPU's peak, in training and scoring
 SAMPLING_USE = 0.10  # the same in sampling and evaluation, which wait for memory
 ACCURACY = 0.35  # of the models, on problems that are trained on and on those of benchmarks
-SEED_NOISE = (
-    0.1  # spread of a model's log-odds from training seed to training seed: about a point of accuracy
-)
+SEED_NOISE = 0.2  # spread of a model's log-odds from training seed to training seed: two points of accuracy
 
 MASTER, GRADIENT, MOMENTS = 4, 4, 8  # bytes per trained weight: float32, and Adam's two
 CAST = 2  # bytes per weight of autocast's bfloat16 copy
@@ -154,8 +153,10 @@ class Planner:
         model = f"{self._name()}, {self.shape.parameters / 1e6:,.0f} million parameters ({self.found})"
         disk = self._disk(runs, benchmarks)
         self._assume(
-            f"power: accuracies near {ACCURACY:.0%}, differences paired by problem, tests at 5 %, two-sided; "
-            f"training seeds spread the log-odds by {SEED_NOISE:g} (repro.planning.power)"
+            f"power: accuracies near {ACCURACY:.0%}, differences paired by problem, two-sided t-tests at 5 % "
+            f"in the first of Holm's steps for {self._comparisons} comparisons (all pairs of methods and "
+            f"ablations); training seeds spread the log-odds by {SEED_NOISE:g}, some two points "
+            "(repro.planning.power)"
         )
         return Plan(
             f"{study.title} ({study.name})", model, study.gpus, study.budgets, runs, benchmarks, memory, disk,
@@ -289,6 +290,12 @@ class Planner:
             len(study.budgets) * checkpoint, "one run per budget" if method.plans else "",
         )  # fmt: skip
 
+    @property
+    def _comparisons(self) -> int:
+        """The pairs of rows that are ranked."""
+        ranked = sum(method.role in (Role.METHOD, Role.ABLATION) for method in self.methods.values())
+        return max(1, comb(ranked, 2))
+
     def _benchmark(self, name: BenchmarkName) -> Benchmark:
         study, row = self.study, BENCHMARKS[name]
         settings = profiles.settings(study, name)
@@ -306,6 +313,7 @@ class Planner:
                 accuracy=ACCURACY,
                 seeds=len(study.seeds),
                 seed_noise=SEED_NOISE,
+                comparisons=self._comparisons,
             )
             for gain in (2, 5)
         }

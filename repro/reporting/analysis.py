@@ -29,16 +29,16 @@ import numpy as np
 
 from repro.records import Role
 from repro.reporting.results import ENOUGH_SEEDS, Mode, Row, Study, X
-from repro.reporting.spread import Spread, seed_spread
+from repro.reporting.spread import Spread, homogeneity, seed_spread
 from repro.reporting.statistics import (
     ALPHA,
     DRAWS,
     bootstrap,
     difference_interval,
     exact,
+    half_problems,
     holm,
     macro_mean,
-    of_one_answer,
     pass_at_k,
     problem_variance,
     rank_intervals,
@@ -76,8 +76,8 @@ class _Scores:
 
     tier_of: np.ndarray  # [problem]
     each: np.ndarray  # [row, budget, problem], mean over seeds
-    problems: np.ndarray  # [row, budget] variance of their score from problem to problem
-    samples: np.ndarray  # [row, budget] what samples and seeds add to it
+    of_seeds: np.ndarray  # [row, seed, budget], of trained rows
+    samples: np.ndarray  # [row, budget] what samples and seeds add to the variance from problem to problem
     spread: Spread  # between seeds
 
     @property
@@ -91,7 +91,7 @@ class _Error:
     """The variance of a score or of a difference, by its sources."""
 
     kept: float  # share of the variance from problem to problem that is not of samples
-    problems: float  # that share
+    problems: float  # that share, and a little for what they cannot show
     problems_df: int
     spreads: list[tuple[float, float]]  # between seeds, of one row or of two, each with degrees of freedom
 
@@ -142,8 +142,7 @@ class Analysis:
         found = self._scores(mode, tier)
         each = found.each[self._at(method, budget)]
         mean = float(macro_mean(each, found.tier_of))
-        if_alike = of_one_answer(mean, each.size) / each.size
-        error = self._error(found, each, if_alike, budget, method)
+        error = self._error(found, each, (0, 1), budget, method)
         low, high = score_interval(mean, error.variance, error.df, each.size)
         return Estimate(exact(mean), exact(low), exact(high))
 
@@ -171,9 +170,7 @@ class Analysis:
         self, found: _Scores, method: str, reference: str, budget: int
     ) -> tuple[np.ndarray, _Error]:
         each = found.each[self._at(method, budget)] - found.each[self._at(reference, budget)]
-        # Where problems are all alike: as if half a problem more had gone either way (Agresti, Min 2005).
-        if_alike = 1 / (each.size + 1) ** 2
-        return each, self._error(found, each, if_alike, budget, method, reference)
+        return each, self._error(found, each, (-1, 1), budget, method, reference)
 
     def seed_sd(self, method: str, budget: int) -> float | X:
         """Standard deviation of the score of one training seed, as intervals suppose it: that of the row's
@@ -186,6 +183,13 @@ class Analysis:
         if len(self.study.seeds) == 1:
             return X("one training seed")
         return exact(np.sqrt(self._scores().spread.variance[self._at(method, budget)]))
+
+    @cached_property
+    def homogeneity(self) -> tuple[float, float]:
+        """p-values of whether all trained rows spread alike from seed to seed, and of whether their variances
+        keep one profile over budgets, as their pooling over budgets supposes; NaN where it cannot be told."""
+        found = self._scores()
+        return homogeneity(found.of_seeds, found.spread)
 
     @cached_property
     def detectable(self) -> float | X:
@@ -219,7 +223,7 @@ class Analysis:
         for i in np.flatnonzero(trained):
             scale = np.sqrt(found.spread.variance[rows[i]] / seeds)
             df = np.nanmax(found.spread.df[rows[i]], initial=1)
-            draws[:, i] += scale * t_draws(df, len(scale), found.spread.correlation, rows[i])
+            draws[:, i] += scale * t_draws(df, len(scale), found.spread.correlation[rows[i]], rows[i])
         return draws
 
     @cached_property
@@ -338,20 +342,20 @@ class Analysis:
             samples = np.where(trained[:, None], of_samples / max(1, y.shape[1] - 1), 0.0)
             of_seeds = np.where(trained[:, None, None], macro_mean(y, tier_of), np.nan)
             spread = seed_spread(of_seeds, samples, len(self.study.seeds) < ENOUGH_SEEDS)
-            each = y.mean(1)
-            self._found[mode, tier] = _Scores(
-                tier_of, each, problem_variance(each, tier_of), samples / len(self.study.seeds), spread
-            )
+            each, noise = y.mean(1), samples / len(self.study.seeds)
+            self._found[mode, tier] = _Scores(tier_of, each, of_seeds, noise, spread)
         return self._found[mode, tier]
 
-    def _error(self, found: _Scores, each: np.ndarray, if_alike: float, budget: int, *methods: str) -> _Error:
-        """The error of the macro mean of ``each`` [problem], made of one method or of two; ``if_alike`` is
-        the variance of problems that do not differ at all, which is no evidence that others would not."""
+    def _error(
+        self, found: _Scores, each: np.ndarray, ends: tuple[float, float], budget: int, *methods: str
+    ) -> _Error:
+        """The error of the macro mean of ``each`` [problem], on a scale from end to end: the score of one
+        method or the difference of two."""
         seeds = len(self.study.seeds)
         trained = [self._at(method, budget) for method in methods if self._trained(method)]
         spreads = [(found.spread.variance[at] / seeds, found.spread.df[at]) for at in trained if seeds > 1]
-        all_of_it = float(problem_variance(each, found.tier_of))
-        kept = 1.0
-        if all_of_it > 0 and spreads:
-            kept = max(0.0, 1 - sum(found.samples[at] for at in trained) / all_of_it)
-        return _Error(kept, (all_of_it or if_alike) * kept, found.df, spreads)
+        variance, kept = float(problem_variance(each, found.tier_of)), 1.0
+        if variance > 0 and spreads:
+            kept = max(0.0, 1 - sum(found.samples[at] for at in trained) / variance)
+        unseen = half_problems(float(macro_mean(each, found.tier_of)), ends, each.size)
+        return _Error(kept, kept * variance + unseen, found.df, spreads)

@@ -401,6 +401,8 @@ def _multiples(rows: Sequence[Row], label: str) -> tuple[Figure, Any]:
 
 def _budget_ticks(axes: Axes, budgets: Sequence[float]) -> None:
     """Ticks at the budgets, in logarithms, of axes that all panels share."""
+    margin = (budgets[-1] / budgets[0]) ** 0.05 if len(budgets) > 1 else 1.1
+    axes.set_xlim(budgets[0] / margin, budgets[-1] * margin)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])

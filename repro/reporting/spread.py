@@ -12,20 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import polygamma, psi
+from scipy.stats import bartlett
 
 CORRELATION = 0.7  # of a seed's deviations at two budgets, where a study cannot tell
 PRIOR = 4  # degrees of freedom that it counts for
 ROUNDS = 50  # of fitting levels and profile; they settle in a few
+SIMULATIONS = 1_000  # of a homogeneous study
 
 
 @dataclass(frozen=True)
 class Spread:
     """``variance`` of the score of one seed and its degrees of freedom ``df`` are [row, budget], NaN where
-    they are unknown. ``correlation`` is that of a seed's deviations at two budgets."""
+    they are unknown; ``correlation`` [row] is that of a seed's deviations at two budgets."""
 
     variance: np.ndarray
     df: np.ndarray
-    correlation: float
+    correlation: np.ndarray
 
 
 def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
@@ -47,20 +49,23 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     known = ~np.isnan(deviations).any(1)
     if seeds == 1 or not known.any():
         unknown = np.full((rows, budgets), np.nan)
-        return Spread(unknown, unknown, CORRELATION)
+        return Spread(unknown, unknown, np.full(rows, CORRELATION))
     deviations = np.where(known[:, None], deviations, 0.0)
     found = (deviations**2).sum(1) / (seeds - 1)
     level, profile = _levels(found, known)
     count = known.sum(1)
     moved = level > 0
 
-    scale = np.sqrt(np.outer(level, profile))[:, None]
+    fitted = np.outer(level, profile)
+    scale = np.sqrt(fitted)[:, None]
     z = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 0)
-    together = ((z.sum(2) ** 2).sum(1) - (z**2).sum((1, 2)))[moved].sum() / (seeds - 1)
-    pairs = (count * (count - 1))[moved].sum()
-    weight = moved.sum() * (seeds - 1) if pairs else 0
-    rho = (weight * together / max(1, pairs) + PRIOR * CORRELATION) / (weight + PRIOR)
-    rho = float(np.clip(rho, 0, 1))
+    # Summed over pairs of budgets: correlations as found, and as they would be if only training correlated.
+    together = ((z.sum(2) ** 2).sum(1) - (z**2).sum((1, 2)))[moved] / (seeds - 1)
+    training = 1 - np.where(known, noise, 0).sum(1) / np.maximum(np.where(known, fitted, 0).sum(1), 1e-300)
+    training = np.where(moved, np.clip(training, 0, 1), 0.0)
+    pairs = count * (count - 1)
+    plain = _correlation(together.sum(), pairs[moved], seeds)
+    rho = np.maximum(plain, training * _correlation(together.sum(), (pairs * training)[moved], seeds))
 
     count = np.maximum(1, count)
     df = count * (seeds - 1) / (1 + (count - 1) * rho**2)
@@ -74,14 +79,23 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
 
 
+def _correlation(together: float, pairs: np.ndarray, seeds: int) -> float:
+    """What ``together`` is of the number of ``pairs`` of budgets of each row, drawn towards what is usual as
+    far as there are few."""
+    weight = (seeds - 1) * pairs.sum() / max(1, pairs.max(initial=0))
+    found = together / pairs.sum() if weight else 0.0
+    return float(np.clip((weight * found + PRIOR * CORRELATION) / (weight + PRIOR), 0, 1))
+
+
 def _levels(found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A level for each row and a profile over budgets, of mean 1, whose products fit the variances ``found``
-    [row, budget] where they are ``known``."""
-    profile = np.ones(found.shape[1])
+    [..., row, budget] where they are ``known``."""
+    profile = np.ones((*found.shape[:-2], found.shape[-1]))
     for _ in range(ROUNDS):
-        level = _ratio(found, profile[None], known, 1)
-        profile = _ratio(found, level[:, None], known, 0)
-        profile /= profile.mean() or 1.0
+        level = _ratio(found, profile[..., None, :], known, -1)
+        profile = _ratio(found, level[..., None], known, -2)
+        mean = profile.mean(-1, keepdims=True)
+        profile = profile / np.where(mean > 0, mean, 1)
     return level, profile
 
 
@@ -108,3 +122,33 @@ def squeeze(level: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     prior = 2 * brentq(lambda x: polygamma(1, x) - excess, 1e-6, 1e9)
     scale = np.exp(log.mean() + psi(prior / 2) - np.log(prior / 2))
     return (prior * scale + df * level) / (prior + df), np.minimum(prior + df, most)
+
+
+def homogeneity(scores: np.ndarray, spread: Spread) -> tuple[float, float]:
+    """Two p-values about the ``scores`` [row, seed, budget] that :func:`seed_spread` had: whether rows spread
+    alike (Bartlett's test of each seed's mean deviation), and whether all follow one profile over budgets
+    (squared relative errors of the fit of levels and profile, against simulated studies of normal scores that
+    do). NaN where a test has nothing to look at. Rows that lack a budget, or do not move, are left out.
+    """
+    deviations = scores - scores.mean(1, keepdims=True)
+    used = (deviations != 0).any(1).all(1) & ~np.isnan(deviations).any((1, 2))
+    rows, seeds, budgets = deviations[used].shape
+    alike = shared = np.nan
+    if rows > 1 and seeds > 1:
+        variance = (deviations[used] ** 2).sum(1)
+        _, profile = _levels(variance, variance > 0)
+        alike = bartlett(*(deviations[used] / np.sqrt(profile)).mean(2)).pvalue
+        if budgets > 1:
+            rho = spread.correlation[used][:, None, None]
+            rng = np.random.default_rng(2)
+            common = rng.standard_normal((SIMULATIONS, rows, seeds, 1))
+            own = rng.standard_normal((SIMULATIONS, rows, seeds, budgets))
+            null = _unexplained((np.sqrt(rho) * common + np.sqrt(1 - rho) * own).var(2))
+            shared = (1 + (null >= _unexplained(variance) - 1e-12).sum()) / (1 + SIMULATIONS)
+    return float(alike), float(shared)
+
+
+def _unexplained(variance: np.ndarray) -> np.ndarray:
+    """Squared relative errors of the fit of levels and profile to variances [..., row, budget]."""
+    level, profile = _levels(variance, variance > 0)
+    return np.asarray(((variance / (level[..., None] * profile[..., None, :]) - 1) ** 2).sum((-1, -2)))

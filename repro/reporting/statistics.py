@@ -93,25 +93,23 @@ def t_draws(df: float, budgets: int, correlation: float, seed: int) -> np.ndarra
 # ------------------------------------------------------------------------------------------ intervals
 
 
+def half_problems(mean: float, ends: tuple[float, float], problems: int) -> float:
+    """What half a problem at either of the ``ends`` of a scale would add to the variance of a mean. It stands
+    for what the problems at hand cannot show of others where they hardly differ: none right, all right, two
+    rows alike on all of them (Jeffreys' prior; Agresti and Min 2005, doi:10.1002/sim.1781)."""
+    return sum((end - mean) ** 2 for end in ends) / 2 / (problems * (problems + 1))
+
+
 def score_interval(mean: float, variance: float, df: float, problems: int) -> tuple[float, float]:
     """The 95 % interval of a score between 0 and 1 from its variance and the degrees of freedom of that:
     Jeffreys' of a proportion, of as many independent answers as have this variance (Korn and Graubard 1998,
     with Student's t). It reaches 0 where none is right, 1 where all are."""
-    if variance == 0:
-        return mean, mean
+    share = (problems * mean + 0.5) / (problems + 1)
     normal = ndtri((1 + LEVEL) / 2) / stdtrit(df, (1 + LEVEL) / 2)
-    answers = of_one_answer(mean, problems) / variance * normal**2
+    answers = share * (1 - share) / variance * normal**2
     ends = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = betaincinv(answers * mean + 0.5, answers * (1 - mean) + 0.5, ends)
     return float(low if mean > 0 else 0.0), float(high if mean < 1 else 1.0)
-
-
-def of_one_answer(mean: float, problems: int) -> float:
-    """The variance of one answer that is right with the probability ``mean``; where all of some problems are
-    right or none, with Jeffreys' estimate of it."""
-    if mean in (0, 1):
-        mean = (problems * mean + 0.5) / (problems + 1)
-    return mean * (1 - mean)
 
 
 def difference_interval(mean: float, variance: float, df: float) -> tuple[float, float]:

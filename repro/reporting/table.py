@@ -135,14 +135,10 @@ def caveat(study: Study) -> str:
     seeds = len(study.seeds)
     if not study.preliminary:
         return ""
-    pooled = (
-        "The intervals pool the variance between seeds over all rows, which understates it for a row that "
-        "varies more than the others. "
-    )
     return (
         f"Preliminary: {seeds} training seed{'s' * (seeds > 1)}, where a ranking wants {ENOUGH_SEEDS} or "
-        f"more. {pooled * (seeds > 1)}Hyper-parameters were set by hand and not tuned evenly over the rows. "
-        "Other seeds or settings may well order the rows otherwise."
+        "more. Hyper-parameters were set by hand and not tuned evenly over the rows. Other seeds or settings "
+        "may well order the rows otherwise."
     )
 
 

@@ -23,7 +23,7 @@ from repro.reporting.comparisons import (
 from repro.reporting.costs import costs, machine, stranded, use
 from repro.reporting.curves import FEWEST_BUDGETS
 from repro.reporting.published import published_table
-from repro.reporting.results import Benchmark, Row, Study, X
+from repro.reporting.results import ENOUGH_SEEDS, Benchmark, Row, Study, X
 from repro.reporting.table import (
     DASH,
     Bold,
@@ -32,6 +32,7 @@ from repro.reporting.table import (
     budget_titles,
     caveat,
     dagger_note,
+    detectable_note,
     flops,
     interval,
     lacks,
@@ -135,6 +136,28 @@ def _row_notes(study: Study) -> list[str]:
     return [one] * (len(study.seeds) == 1) + [f"{row.title}: {row.note}" for row in study.rows if row.note]
 
 
+def _spread_notes(analysis: Analysis) -> list[str]:
+    """What intervals suppose of the spread between seeds, whether it holds, and what the study can find."""
+    seeds, budgets = len(analysis.study.seeds), len(analysis.study.budgets)
+    notes = []
+    if seeds > 1:
+        few = f"; with fewer than {ENOUGH_SEEDS} seeds, at least what those of all rows make likely"
+        notes.append(
+            "Between seeds: each row's own variance"
+            + ", pooled over its budgets along a profile that all rows share" * (budgets > 1)
+            + few * (seeds < ENOUGH_SEEDS)
+            + "."
+        )
+    looks = zip(("rows", "their profiles over budgets"), analysis.homogeneity, strict=True)
+    told = [f"of {what}: {p_text(p)}" for what, p in looks if not np.isnan(p)]
+    if told:
+        notes.append(
+            f"Homogeneity of the variance between seeds, {', '.join(told)}. A small p of rows says that they "
+            "spread unalike; one of profiles, that pooling over budgets may mislead."
+        )
+    return notes + detectable_note([analysis])
+
+
 def leaderboard(analysis: Analysis) -> Table:
     """Score at each budget, rank interval, paired differences and spend, best row first."""
     study, top = analysis.study, analysis.study.top
@@ -169,12 +192,13 @@ def leaderboard(analysis: Analysis) -> Table:
     notes = [
         *[caveat(study)] * study.preliminary,
         f"Score: {analysis.benchmark.metric}, in percent, {_with_interval(study)}.",
-        "Δ: paired difference at the top budget in percentage points, with its 95 % interval and the p-value "
-        "of a sign-flip test after Holm's correction within the column.",
+        "Δ: difference at the top budget in percentage points, paired by problem, with its 95 % interval and "
+        "the p-value of a sign-flip test after Holm's correction within the column.",
         "Rank: 1 + the number of methods significantly better, up to the last place not excluded (methods "
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
+        *_spread_notes(analysis),
         *dagger_note(cells),
         *_row_notes(study),
     ]
