@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
@@ -28,9 +27,9 @@ from repro.errors import UserError
 from repro.numerics import Numerics
 from repro.objectives import Optimizer
 from repro.records import Role
+from repro.validation import shown, validated
 from repro.yaml_files import read_yaml
 
-T = TypeVar("T", bound=BaseModel)
 PRESETS = Path(__file__).resolve().parent.parent / "benchmarks" / "presets"
 NUMBERS = 3  # raise when the suite's own code makes other numbers of the same settings
 
@@ -90,7 +89,7 @@ def _rows(value: Any) -> Any:
     if isinstance(value, list):
         for method in value:
             if not isinstance(method, str):
-                raise ValueError(f"{_shown(method)} is no name of a method")
+                raise ValueError(f"{shown(method)} is no name of a method")
         names = _distinct([method_name(method) for method in value])
         return {name: {"method": method} for name, method in zip(names, value, strict=True)}
     if isinstance(value, dict):
@@ -480,12 +479,6 @@ class Study(Section):
         return self.data_dir or Path(os.environ.get("REPRO_DATA_DIR", "data"))
 
 
-def _shown(value: Any) -> str:
-    """A value in a sentence, shortened."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 def load_study(path: Path) -> Study:
     """The study in a YAML file, on the presets that it names. Raises UserError naming the file, the key and
     the mend."""
@@ -521,7 +514,7 @@ def _presets(path: Path, study: dict[str, Any]) -> list[Path]:
     found = []
     for name in named if isinstance(named, list) else [named]:
         if not isinstance(name, str):
-            raise UserError(f"{path}: `preset` names presets, one or a list of them, and not {_shown(name)}")
+            raise UserError(f"{path}: `preset` names presets, one or a list of them, and not {shown(name)}")
         file = Path(name) if "/" in name or name.endswith(".yaml") else PRESETS / f"{name}.yaml"
         if not file.is_file():
             there = ", ".join(sorted(one.stem for one in PRESETS.glob("*.yaml"))) or "none"
@@ -538,73 +531,3 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         if isinstance(below[key], dict) and isinstance(above[key], dict)
     }
     return below | above | both
-
-
-def validated(
-    model: type[T], values: dict[str, Any], where: str, layers: Mapping[str, dict[str, Any]] | None = None
-) -> T:
-    """``model`` from ``values``; the first thing wrong becomes a UserError in one sentence that begins with
-    ``where``, or with the first of ``layers``, of which the values were made, that has the key at fault."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        # A misspelt key is unknown, and what it was meant for missing: say the former. And whoever gives a
-        # section does not want the word that could stand in its place.
-        first = min(
-            error.errors(),
-            key=lambda one: (
-                one["type"] != "extra_forbidden",
-                one["type"] == "literal_error" and isinstance(one["input"], dict | list),
-            ),
-        )
-        missing = first["type"] == "missing"
-        parts = _keys_at(values, first["loc"])
-        if parts:
-            where = next((name for name, layer in (layers or {}).items() if _holds(layer, parts)), where)
-        shown = [*parts, first["loc"][-1]] if missing else parts
-        key = ".".join(text if len(text) <= 100 else f"{text[:97]}..." for text in map(str, shown))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(_fields_at(model, first["loc"][:-1]))
-            raise UserError(f"{where}: unknown key `{key}`; known here: {known}") from None
-        if missing:
-            raise UserError(f"{where}: key `{key}` is missing; add it") from None
-        given = "" if isinstance(first["input"], dict) else f" (it is {_shown(first['input'])})"
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: `{key}`: {message}{given}" if key else f"{where}: {message}") from None
-
-
-def _keys_at(values: Any, location: Sequence[Any]) -> list[Any]:
-    """An error's location as keys of the file: without the names that pydantic gives to alternatives."""
-    parts = []
-    for part in location:
-        known = (
-            isinstance(part, int) if isinstance(values, list) else isinstance(values, dict) and part in values
-        )
-        if known:
-            values = values[part]
-            parts.append(part)
-    return parts
-
-
-def _holds(values: Any, keys: Sequence[Any]) -> bool:
-    """Whether there is something at these keys."""
-    return len(_keys_at(values, keys)) == len(keys)
-
-
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Field names of the section that an error's location points into."""
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # the tag of a discriminated union, or a list index
-        sections = [
-            option
-            for option in (field.annotation, *get_args(field.annotation))
-            if isinstance(option, type) and issubclass(option, BaseModel)
-        ]
-        for section in sections:
-            source = section.model_fields.get("source")
-            if source is None or get_args(source.annotation)[0] in location:
-                model = section
-                break
-    return list(model.model_fields)

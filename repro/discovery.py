@@ -20,10 +20,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, create_model
 
 from repro import files, tuned
-from repro.config import NAME, MethodRow, Study, is_path, merged, method_name, validated
+from repro.config import NAME, MethodRow, Study, is_path, merged, method_name
 from repro.errors import RunFailed, UserError
 from repro.method import Lab, Method
 from repro.records import Role
+from repro.validation import validated
 
 M = TypeVar("M", bound=Method)
 ROOT = Path(__file__).resolve().parent.parent

@@ -502,8 +502,38 @@ MONITORS = [
     *seen_by("repro/reporting/recount.py", "tests/test_records.py", {"if line[name] > most:": "if False:"}),
 ]  # fmt: skip
 
+CLAIMS = [
+    *seen_by("repro/reporting/claims.py", "tests/test_claims.py", {
+        "elif p < ALPHA and all(worst > 0 for worst, _ in ends):": "elif p < ALPHA:",
+        "elif p < ALPHA and any(best < 0 for _, best in ends):": "elif p < ALPHA:",
+        "all(worst > 0 for worst, _ in ends)": "any(worst > 0 for worst, _ in ends)",
+        "any(best < 0 for _, best in ends)": "all(best < 0 for _, best in ends)",
+        "    if preliminary:\n": "    if False:\n",
+        "return min(1.0, len(effects) * min(behind))": "return min(1.0, min(behind))",
+        "else max(effect.p for effect": "else min(effect.p for effect",
+        "dict(zip(p, holm(list(p.values())), strict=True))": "p",
+        "by = value - (claim.test.metric == RATIO)": "by = value",
+        'return by if claim.test.direction == "higher" else -by': "return by",
+        "against = min(effects,": "against = max(effects,",
+        "for budget in study.budgets if curve else (study.top,):": "for budget in (study.top,):",
+        "        if untrained(study, row, study.top):": "        if False:",
+        "effect.low <= most and effect.high >= least": "effect.low <= least and effect.high >= most",
+        "values.append(rounds[max(rounds)]": "values.append(rounds[min(rounds)]",
+        "if percentile_interval(gain, gain)[0] <= 0:": "if False:",
+        "2 * (1 + int(tail))": "0 * (1 + int(tail))",
+        "if all(row in study.index for row in claim.rows)": "",
+        "return 100 if self.unit": "return 1 if self.unit",
+    }),
+    *seen_by("repro/reporting/published.py", "tests/test_claims.py", {
+        "if figure.control and figure.row in study.index": "if figure.row in study.index",
+        "theirs = figure.value - against.value": "theirs = against.value - figure.value",
+        "alike |= all(same)": "alike |= any(same)",
+        'letter for letter in name.casefold() if letter.isalnum()': "letter for letter in name",
+    }),
+]  # fmt: skip
+
 MUTANTS = [
-    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS
+    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS, *CLAIMS
 ]  # fmt: skip
 
 

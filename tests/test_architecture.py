@@ -18,7 +18,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
     {"errors", "files", "yaml_files", "gpus", "machine", "layout", "seeds", "records", "schema", "flops",
-     "benchmarks", "numerics"},
+     "benchmarks", "numerics", "validation"},
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
@@ -35,9 +35,10 @@ LAYERS = [
 # bottom up, each of which imports from those before it.
 REPORTING = [
     "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
-    "comparisons", "tables", "figures", "page", "replication",
+    "comparisons", "claims", "published", "tables", "figures", "page",
+    "replication",
 ]  # fmt: skip
-BELOW_REPORTING = {"errors", "files", "flops", "records", "schema"}
+BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files"}
 # What is asked before a study runs looks at all of it.
 PLANNING = "planning"
 

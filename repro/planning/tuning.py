@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.config import Study, merged, method_name, validated
+from repro.config import Study, merged, method_name
 from repro.discovery import load_methods, rows
 from repro.errors import UserError
 from repro.layout import Layout
@@ -23,6 +23,7 @@ from repro.reporting.results import Study as Results
 from repro.reporting.results import load
 from repro.reporting.statistics import macro_mean
 from repro.tuned import Trial
+from repro.validation import validated
 from repro.yaml_files import write_yaml
 
 

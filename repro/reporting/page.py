@@ -104,6 +104,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         """All of that kind: of each benchmark, where there are several."""
         return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
 
+    of_papers = take(shown, "claims") + take(shown, "published")
     looked_at = take(pictures, "monitors") + take(pictures, "logged")
     title = html.escape(study.title)
     banner = f'<p class="banner" role="note">{html.escape(caveat(study))}</p>\n' if study.preliminary else ""
@@ -122,6 +123,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         + take(pictures, "gains")
         + "".join(take(shown, name) for name in _CURVES)
         + take(pictures, "profiles")
+        + (f"<h2>What the papers say</h2>\n{of_papers}" if of_papers else "")
         + "<h2>Details</h2>\n"
         f"{take(shown, 'tiers')}{pictures['spend']}{shown.pop('costs')}"
         f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"

@@ -31,7 +31,10 @@ _LATEX = str.maketrans({
 _MARKDOWN = re.compile(r"[\\`*_|~$]|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
 _MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quotation, list, box to tick
 _ESCAPED = r"\1\\\2"
-_LEFT = ("Benchmark", "Against", "Method", "Kind", "Device")  # columns of text
+_LEFT = (  # columns of text
+    "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
+    "Data", "Control",
+)  # fmt: skip
 
 
 class Bold(str):
@@ -147,10 +150,10 @@ def stem(name: str, analysis: Analysis) -> str:
 def marked(study: Study, row: Row, budget: int, text: str) -> str:
     """``text`` about a row's checkpoints of a budget, its first line marked where one is the base model."""
     first, *rest = text.split("\n")
-    return "\n".join([first + DAGGER * _untrained(study, row, budget), *rest])
+    return "\n".join([first + DAGGER * untrained(study, row, budget), *rest])
 
 
-def _untrained(study: Study, row: Row, budget: int) -> bool:
+def untrained(study: Study, row: Row, budget: int) -> bool:
     """Whether a checkpoint of a row that trains is still the base model, in some seed."""
     if row.role is Role.BASE or study.incomplete(row.method, budget):
         return False

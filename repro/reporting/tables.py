@@ -9,6 +9,7 @@ import numpy as np
 
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference, Estimate
+from repro.reporting.claims import claims_table
 from repro.reporting.comparisons import (
     curves_of,
     differences,
@@ -21,6 +22,7 @@ from repro.reporting.comparisons import (
 )
 from repro.reporting.costs import costs, machine, stranded, use
 from repro.reporting.curves import FEWEST_BUDGETS
+from repro.reporting.published import published_table
 from repro.reporting.results import ENOUGH_SEEDS, Benchmark, Row, Study, X
 from repro.reporting.table import (
     DASH,
@@ -66,8 +68,9 @@ def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
     curves = [curves_of(analysis) for analysis in analyses]
     several = len(first.study.budgets) > 1
     fitted = len(first.study.budgets) >= FEWEST_BUDGETS and bool(curves[0].base)
+    said = [table for table in (claims_table(curves), published_table(analyses)) if table]
     return [
-        *boards, differences(analyses), seeds(analyses), *splits, targets(curves),
+        *boards, *said, differences(analyses), seeds(analyses), *splits, targets(curves),
         *[make(curves) for make in (iso_accuracy, papers) if several], improvement(curves),
         *[make(curves) for make in (scaling,) if fitted], costs(first), stranded(first), quality(analyses),
         use(first), machine(first),
