@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,6 +162,10 @@ class Study:
             or (line["budget"] < budget and not plans and line.get("account") != Account.EVALUATE)
         ]
 
+    def trials(self, method: str) -> list[Line]:
+        """The lines of tuning.csv of a row."""
+        return [line for line in self.tuning if line["method"] == method]
+
     @property
     def warm_start(self) -> tuple[int, int]:
         """(FLOPs, papers' FLOPs) of the training that all rows start from; they are no row's own."""
@@ -237,6 +242,7 @@ def assemble(records: Path, facts: Facts) -> Study:
     path = records / "tuning.csv"
     tuning = read_table(path, TUNING, ("method", "point", "seed"), ("score",))
     _known(path, tuning, {"method": methods, "chosen": (0, 1)})
+    _check_trials(path, tuning)
 
     path = records / "machine.csv"
     machine = read_table(path, MACHINE, ("method", "seed", "budget", "account", "device"), UNKNOWN)
@@ -251,6 +257,28 @@ def assemble(records: Path, facts: Facts) -> Study:
     for benchmark in benchmarks:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study
+
+
+def _check_trials(path: Path, lines: Iterable[Line]) -> None:
+    """Raise UserError unless each row has its point 0 and one that was chosen, and settings can be read."""
+    points: dict[str, dict[int, int]] = {}
+    for line in lines:
+        try:
+            known = isinstance(json.loads(line["settings"]), dict)
+        except (ValueError, RecursionError):
+            known = False
+        first = points.setdefault(line["method"], {}).setdefault(line["point"], line["chosen"])
+        if not known or first != line["chosen"]:
+            raise UserError(
+                f"{path}, line {line['line']}: the settings are no mapping, or a point is chosen for one "
+                "seed alone; collect the study's records again."
+            )
+    for method, chosen in points.items():
+        if 0 not in chosen or sum(chosen.values()) != 1:
+            raise UserError(
+                f"{path}: of the trials of {method} none is the row as it is, or not one point is chosen; "
+                "collect the study's records again."
+            )
 
 
 def shapes_of(facts: Facts, path: Path) -> dict[str, ModelShape]:

@@ -20,7 +20,7 @@ from repro.reporting.comparisons import (
     seeds,
     targets,
 )
-from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.costs import costs, machine, stranded, tuning, use
 from repro.reporting.curves import FEWEST_BUDGETS
 from repro.reporting.published import published_table
 from repro.reporting.results import ENOUGH_SEEDS, Benchmark, Row, Study, X
@@ -72,7 +72,8 @@ def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
     return [
         *boards, *said, differences(analyses), seeds(analyses), *splits, targets(curves),
         *[make(curves) for make in (iso_accuracy, papers) if several], improvement(curves),
-        *[make(curves) for make in (scaling,) if fitted], costs(first), stranded(first), quality(analyses),
+        *[make(curves) for make in (scaling,) if fitted], costs(first),
+        *[make(first) for make in (tuning,) if first.study.tuning], stranded(first), quality(analyses),
         use(first), machine(first),
     ]  # fmt: skip
 
