@@ -120,7 +120,7 @@ def tuning(analysis: Analysis) -> Table:
     seeds = sorted({line["seed"] for line in study.tuning})
     notes = [
         "Scores on the validation split, in percent, mean over the tuning seeds "
-        f"{', '.join(map(str, seeds))}: problems held out of the training set, none of them a test problem. The "
+        f"{', '.join(map(str, seeds))}: problems held out of the training set, none a test problem. The "
         "best of several is the higher for the choice; the leaderboard's scores are of other problems and "
         "seeds.",
         "A row stays as it is where that is within one standard error of its best point.",
