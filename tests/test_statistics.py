@@ -1,27 +1,42 @@
-"""Statistics on records made here: coverage, false positives, pairing, Holm, ranks, X rows."""
+"""Statistics by hand and on records made here: spread, tests, pairing, Holm, ranks, X rows. Whether intervals
+cover is in test_coverage.py."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import stdtr
+from scipy.stats import beta
+from scipy.stats import t as student
 from synthetic import BUDGETS, ONE_TIER, ROWS, Made, facts_of, run_line, seal, solved, write, write_records
 
 from repro.method import Role
 from repro.planning.power import detectable
 from repro.reporting.analysis import Analysis, Difference, Estimate
 from repro.reporting.results import X, load, majority_correct
+from repro.reporting.spread import homogeneity, seed_spread, squeeze
 from repro.reporting.statistics import (
-    Resampler,
+    bootstrap,
+    half_problems,
     holm,
     macro_mean,
     pass_at_k,
+    problem_variance,
     rank_intervals,
-    seed_variance,
+    sample_covariance,
+    satterthwaite,
+    score_interval,
+    shares,
+    sign_flip_p,
+    smallest_detectable,
+    within_tiers,
+    without_samples,
 )
 
 
@@ -90,27 +105,32 @@ def test_majority_of_nothing() -> None:
 def test_power_by_hand() -> None:
     # a = b = .5: E[p(1-p)] = 1/8, Var[p(1-p)] = .5*1.5*.5*1.5/24 - 1/64 = 1/128. 100 problems, k = 5 and gain
     # .05: variance = (2/8/5 + .4^2/128) / 100 = (.05 + .00125) / 100, so one standard error is .02264 and the
-    # gain 2.209 of them: 1 - Phi(1.960 - 2.209) = Phi(.249) = .598
-    assert detectable(100, 5, gain=0.05, accuracy=0.5) == pytest.approx(0.598, abs=0.001)
-    # Seed noise .2, 4 seeds: (2/8/20 + .00125) / 100 + 2 * (.2/8)^2 / 4 = .0001375 + .0003125, error .02121
+    # gain 2.209 of them; by the normal approximation 1 - Phi(1.984 - 2.209) = .589
+    assert detectable(100, 5, gain=0.05, accuracy=0.5) == pytest.approx(0.589, abs=0.003)
+    # Seed noise .2, 4 seeds: (2/8/20 + .00125) / 100 + 2 * (.2/8)^2 / 4 = .0001375 + .0003125, error .02121,
+    # with .00045^2 / (.0001375^2/99 + .0003125^2/6) = 12.3 degrees of freedom
     power = detectable(100, 5, gain=0.05, accuracy=0.5, seeds=4, seed_noise=0.2)
-    assert power == pytest.approx(0.654, abs=0.001)  # Phi(.05 / .02121 - 1.96) = Phi(.397)
+    assert power == pytest.approx(student.sf(student(12.3).ppf(0.975) - 0.05 / 0.02121, 12.3), abs=0.02)
     assert detectable(100, 5, gain=0.0) == pytest.approx(0.025)  # no gain: one false alarm in forty
+    assert detectable(100, 5, gain=0.0, comparisons=10) == pytest.approx(0.0025)
+    few, many = (detectable(100, 5, gain=0.05, comparisons=c) for c in (990, 1))
+    assert few < many / 3
 
 
 @pytest.mark.parametrize(
     ("problems", "k", "power"),
-    [(30, 1, 0.11), (30, 4, 0.27), (30, 16, 0.60), (30, 64, 0.99), (40, 1, 0.10), (40, 4, 0.24),
-     (40, 16, 0.77), (40, 64, 1.0), (500, 1, 0.67), (500, 4, 0.99), (1319, 1, 0.97), (1319, 4, 1.0)],
+    [(30, 1, 0.07), (30, 4, 0.19), (30, 16, 0.58), (30, 64, 0.99), (40, 1, 0.09), (40, 4, 0.25),
+     (40, 16, 0.72), (40, 64, 1.0), (500, 1, 0.67), (500, 4, 1.0), (1319, 1, 0.97), (1319, 4, 1.0)],
 )  # fmt: skip
 def test_power_agrees_with_simulations_of_real_benchmarks(problems: int, k: int, power: float) -> None:
-    """AIME24, AMC23, MATH-500 and GSM8K, simulated with the same assumptions but a standard error that is
-    estimated from the problems, which matters where they are few."""
-    assert detectable(problems, k, gain=0.05) == pytest.approx(power, abs=0.07)
+    """AIME24, AMC23, MATH-500 and GSM8K, simulated with the same assumptions and tested by Student's t over
+    problems."""
+    assert detectable(problems, k, gain=0.05) == pytest.approx(power, abs=0.04)
 
 
 def test_power_agrees_with_a_simulation() -> None:
-    """MATH-500, 2 samples, 3 seeds whose log-odds spread by .1; the difference against its true spread."""
+    """MATH-500, 2 samples, 3 seeds whose log-odds spread by .1; the difference against its spread,
+    found with Satterthwaite's degrees of freedom."""
     rng = np.random.default_rng(5)
     n, k, seeds, studies = 500, 2, 3, 2000
     p = np.clip(rng.beta(0.35, 0.65, (studies, n)), 1e-9, 1 - 1e-9)
@@ -122,63 +142,160 @@ def test_power_agrees_with_a_simulation() -> None:
         return rng.binomial(k, 1 / (1 + np.exp(-(logit + gain + noise)))).mean((0, 2)) / k
 
     difference = score(shift) - score(0.0)
-    found = (difference > 1.96 * difference.std()).mean()
+    of_seeds = 2 * (0.1 * 0.35 * 0.65 / 2) ** 2 / seeds
+    df = satterthwaite([(difference.var() - of_seeds, n - 1), (of_seeds, 2 * (seeds - 1))])
+    error = difference.std() * np.sqrt(rng.chisquare(df, studies) / df)
+    found = (difference > student(df).ppf(0.975) * error).mean()
     assert detectable(n, k, gain=0.05, seeds=seeds, seed_noise=0.1) == pytest.approx(found, abs=0.05)
 
 
-# -------------------------------------------------------------------- intervals and tests, simulated
+# --------------------------------------------------------------------------------- spread between seeds
 
 
-def _simulate(rng: np.random.Generator, rows: int, seeds: int, between: float) -> np.ndarray:
-    """[row, seed, problem] avg@4 of rows with equal expected score; ``between`` is seed noise in logits."""
-    hard = np.repeat([1.0, -1.0], 60) + rng.normal(0, 1.2, 120)
-    logits = hard + rng.normal(0, between, (rows, seeds, 1)) + rng.normal(0, 0.3, (rows, seeds, 120))
-    return rng.binomial(4, 1 / (1 + np.exp(-logits))) / 4
+def _normal(rng: np.random.Generator, rows: int, seeds: int, budgets: int, rho: float) -> np.ndarray:
+    """[row, seed, budget] of variance 1, which correlates by ``rho`` over budgets."""
+    shared, own = rng.standard_normal((rows, seeds, 1)), rng.standard_normal((rows, seeds, budgets))
+    return np.sqrt(rho) * shared + np.sqrt(1 - rho) * own
 
 
-@pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.0), (3, 0.25), (2, 0.15)])
-def test_interval_covers_and_test_keeps_its_level(seeds: int, between: float) -> None:
-    """Of two rows alike among eight, the 95 % interval of their difference holds 0 about 95 % of the time."""
-    rng = np.random.default_rng(1)
-    tier_of = np.repeat([0, 1], 60)
-    resampler = Resampler(tier_of)
-    studies, covered, rejected = 250, 0, 0
-    for _ in range(studies):
-        y = _simulate(rng, 8, seeds, between)
-        variance, df = seed_variance(y, tier_of, paired=True)
-        difference = (y[0] - y[1]).mean(0)
-        low, high = resampler.interval(difference, 2 * variance / seeds, df)
-        covered += low <= 0 <= high
-        rejected += resampler.p_value(difference, 2 * variance / seeds, df) < 0.05
-    assert 0.91 <= covered / studies <= 0.985
-    assert rejected / studies <= 0.09
+def test_a_row_has_its_own_level_and_the_profile_of_all() -> None:
+    sds, profile = np.array([5, 1, 0.2])[:, None], np.array([0.5, 1, 2])
+    scores = _normal(np.random.default_rng(3), 3, 4000, 3, 0.6) * (sds * profile)[:, None]
+    found = seed_spread(scores, np.zeros((3, 3)), few=False)
+    assert np.sqrt(found.variance) == pytest.approx(sds * profile, rel=0.05)
+    assert found.correlation == pytest.approx([0.6] * 3, abs=0.03)
+    scores[1, 7, 2] = np.nan  # a row that lacks a budget has its level from the others
+    found = seed_spread(scores, np.zeros((3, 3)), few=False)
+    assert np.isnan(found.variance[1, 2]) and np.isnan(found.df[1, 2])
+    assert np.sqrt(found.variance[1, :2]) == pytest.approx([0.5, 1], rel=0.05)
 
 
-def test_interval_of_a_score_covers_the_truth() -> None:
-    rng = np.random.default_rng(2)
-    tier_of = np.repeat([0, 1], 60)
-    resampler = Resampler(tier_of)
-    truth = float(np.mean([_simulate(rng, 50, 3, 0.2).mean() for _ in range(200)]))
-    studies, covered = 250, 0
-    for _ in range(studies):
-        y = _simulate(rng, 8, 3, 0.2)
-        variance, df = seed_variance(y, tier_of, paired=False)
-        low, high = resampler.interval(y[0].mean(0), variance / 3, df)
-        covered += low <= truth <= high
-    assert 0.91 <= covered / studies <= 0.985
+def test_degrees_of_freedom_are_those_of_the_variance_found() -> None:
+    """The variance of chi-square over df is 2/df: over many studies of 8 rows, 5 seeds and 5 budgets."""
+    rng, found = np.random.default_rng(4), []
+    for _ in range(400):
+        spread = seed_spread(_normal(rng, 8, 5, 5, 0.7), np.zeros((8, 5)), few=False)
+        found.append((spread.variance[:, -1], spread.df[:, -1]))
+    variance, df = np.array(found).swapaxes(0, 1)
+    assert variance.mean() == pytest.approx(1, abs=0.03)
+    assert 2 / variance.var() == pytest.approx(np.median(df), rel=0.15)
+    # 5 * 4 / (1 + 4 * .49) = 6.76; the profile of 8 rows: 1 / (1/6.76 + 4 * .51 / (5 * 8 * 4)) = 6.22
+    assert np.median(df) == pytest.approx(6.22, rel=0.1)
+    alone = seed_spread(_normal(rng, 1, 5, 3, 0.7), np.zeros((1, 3)), few=False)
+    assert alone.df == pytest.approx(np.full((1, 3), 4))  # one row has no profile but its own
 
 
-def test_seed_variance_finds_what_was_put_in() -> None:
-    rng = np.random.default_rng(3)
-    tier_of = np.repeat([0, 1], 60)
-    shared = rng.normal(0, 0.05, (1, 200, 1))  # of a seed, the same for all rows
-    own = rng.normal(0, 0.02, (4, 200, 1))
-    y = 0.5 + shared + own + rng.normal(0, 0.2, (4, 200, 120))
-    assert seed_variance(y, tier_of, paired=False)[0] == pytest.approx(0.05**2 + 0.02**2, rel=0.3)
-    paired, df = seed_variance(y, tier_of, paired=True)
-    assert paired == pytest.approx(0.02**2, rel=0.3)
-    assert df == 3 * 199
-    assert seed_variance(y[:, :1], tier_of, paired=True)[0] == 0  # one seed: unknown
+def test_few_seeds_draw_a_quiet_row_up_and_leave_a_noisy_one() -> None:
+    scores = np.zeros((6, 3, 1))
+    scores[:, 0, 0], scores[:, 1, 0] = [9, 1, 1.2, 0.8, 0, 0.01], [-9, -1, -1.2, -0.8, 0, -0.01]
+    own = (scores**2).sum((1, 2)) / 2
+    few = seed_spread(scores, np.full((6, 1), 0.001), few=True).variance[:, 0]
+    assert few[0] == pytest.approx(own[0]) and (few >= own).all() and few[5] > 10 * own[5]
+    many = seed_spread(scores, np.full((6, 1), 0.001), few=False)
+    assert many.variance[[0, 1, 2, 3, 5], 0] == pytest.approx(own[[0, 1, 2, 3, 5]])
+    assert many.variance[4, 0] > 0  # no variance is known to be nothing
+    alone = seed_spread(scores[4:5], np.full((1, 1), 0.001), few=False)
+    assert alone.variance[0, 0] == 0.001  # but what samples alone make
+
+
+def test_squeezing_finds_the_prior_that_variances_were_drawn_from() -> None:
+    rng = np.random.default_rng(5)
+    level = 2.0 * 6 / rng.chisquare(6, 4000) * rng.chisquare(4, 4000) / 4  # 6 degrees of freedom, scale 2
+    found, df = squeeze(level, np.full(4000, 4.0))
+    assert df == pytest.approx(np.full(4000, 10), rel=0.1)
+    assert found == pytest.approx((6 * 2 + 4 * level) / 10, rel=0.1)
+    alike, df = squeeze(np.array([1.0, 1.1, 0.9]), np.array([4.0, 4.0, 8.0]))  # no more than chance makes
+    assert alike == pytest.approx([0.975] * 3) and (df == 16).all()
+
+
+def test_rows_and_profiles_that_differ_are_seen() -> None:
+    rng, none = np.random.default_rng(6), np.zeros((8, 5))
+
+    def rejected(scale: np.ndarray) -> np.ndarray:
+        made = [_normal(rng, 8, 5, 5, 0.5) * scale for _ in range(25)]
+        return np.mean([np.array(homogeneity(y, seed_spread(y, none, False))) < 0.05 for y in made], axis=0)
+
+    assert (rejected(np.ones((8, 1, 1))) <= 0.16).all()
+    rows, profile = rejected(np.array([4, 1, 1, 1, 1, 1, 1, 0.3])[:, None, None])
+    assert rows > 0.8 and profile <= 0.16
+    crossed = np.ones((8, 1, 5))
+    crossed[::2, 0, 0] = 12
+    assert rejected(crossed)[1] > 0.8
+    one = _normal(rng, 1, 5, 5, 0.5)
+    assert np.isnan(homogeneity(one, seed_spread(one, none[:1], False))).all()
+
+
+# ------------------------------------------------------------------------------------ tests, by hand
+
+
+def test_sign_flips_are_counted_one_by_one() -> None:
+    """Six problems of two tiers: every one of the 64 sign patterns."""
+    rng = np.random.default_rng(8)
+    for tier_of in ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]):
+        tiers, share = np.array(tier_of), shares(np.array(tier_of))
+        for _ in range(20):
+            difference = rng.integers(-4, 5, 6) / 4
+            signs = np.array(list(product((-1, 1), repeat=6)))
+            null, seen = signs @ (difference * share), abs(difference @ share)
+            counted = (np.abs(null) >= seen - 1e-9).mean()
+            assert sign_flip_p(difference, tiers, 4, 1.0, 0.0, np.inf) == pytest.approx(counted)
+            noisy = 2 * stdtr(5.0, -(seen - 0.5 * null) / 0.1).mean()
+            found = sign_flip_p(difference, tiers, 4, 0.25, 0.01, 5.0)
+            assert found == pytest.approx(min(1.0, noisy), rel=0.02)
+            assert sign_flip_p(-difference, tiers, 4, 0.25, 0.01, 5.0) == found
+
+
+def test_a_p_value_has_no_floor() -> None:
+    """400 problems, all better: 2 / 2^400, where Holm's correction for 990 pairs asks for .00005."""
+    assert sign_flip_p(np.ones(400), np.zeros(400, int), 1, 1.0, 0.0, np.inf) == pytest.approx(2.0**-399)
+
+
+def test_satterthwaite_by_hand() -> None:
+    assert satterthwaite([(1.0, 4.0), (1.0, 4.0)]) == pytest.approx(8)
+    assert satterthwaite([(3.0, 6.0), (1.0, 2.0)]) == pytest.approx(16 / (9 / 6 + 1 / 2))
+    assert satterthwaite([]) == satterthwaite([(0.0, 3.0)]) == np.inf
+
+
+def test_jeffreys_interval_of_a_proportion() -> None:
+    """Of as many answers as their variance says: 3 of 30 are right, Beta(3.5, 27.5)."""
+    share = 3.5 / 31
+    low, high = score_interval(0.1, share * (1 - share) / 30, np.inf, 30)
+    assert (low, high) == pytest.approx(beta(3.5, 27.5).ppf([0.025, 0.975]))
+    low, high = score_interval(0.0, half_problems(0.0, (0, 1), 30), np.inf, 30)
+    assert low == 0 and 0.05 < high < 0.12  # the rule of three says .1
+    low, high = score_interval(1.0, half_problems(1.0, (0, 1), 30), np.inf, 30)
+    assert high == 1 and 0.88 < low < 0.95
+
+
+def test_what_is_detectable_is_found_four_times_in_five() -> None:
+    rng, df, alpha = np.random.default_rng(9), 7, 0.01
+    gain = smallest_detectable(4.0, df, alpha)
+    t = (gain + 2 * rng.standard_normal(100_000)) / (2 * np.sqrt(rng.chisquare(df, 100_000) / df))
+    assert (t > student(df).ppf(1 - alpha / 2)).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_tiers_count_alike_in_every_draw_however_many_problems_they_have() -> None:
+    tier_of = np.array([0, 0, 0, 1])
+    drawn = bootstrap(tier_of)
+    assert (drawn[:, 3] == 0).all()  # its tier has no other problem to draw
+    assert (drawn[:, :3].sum(1) == 0).all() and drawn.min() == -1
+    assert shares(tier_of) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    y = np.random.default_rng(1).random((1, 60))
+    tier_of = np.repeat([0, 1], [20, 40])
+    sd = (bootstrap(tier_of) @ within_tiers(y, tier_of)[0]).std()
+    assert sd**2 == pytest.approx(problem_variance(y, tier_of)[0], rel=0.1)
+    by_hand = [part.var(ddof=1) / part.size / 4 for part in (y[0, :20], y[0, 20:])]
+    assert problem_variance(y, tier_of)[0] == pytest.approx(sum(by_hand))
+
+
+def test_what_samples_add_is_taken_out_of_problems() -> None:
+    rng = np.random.default_rng(10)
+    hard, tier_of = rng.normal(0, 0.2, 3000), np.zeros(3000, int)
+    y = hard + rng.normal(0, 0.3, (2, 6, 3000))  # two scores of the same problems, six seeds
+    noise = np.diag([sample_covariance(one[None], tier_of)[0, 0] / 6 for one in y])
+    assert np.diag(noise) * 3000 == pytest.approx([0.09 / 6] * 2, rel=0.1)
+    within = without_samples(within_tiers(y.mean(1), tier_of), noise)
+    assert within @ within.T * 3000 == pytest.approx(np.full((2, 2), 0.04), rel=0.1)
 
 
 # --------------------------------------------------------------------------- worked examples, by hand
@@ -188,7 +305,11 @@ def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
     """The analysis of methods at one budget, given how many of 4 samples each solves: [seed][problem]."""
     seeds = range(len(next(iter(solved_of.values()))))
     facts = facts_of(budgets=[1000], seeds=list(seeds), benchmarks=[ONE_TIER])
-    runs = [run_line(method, seed, 1000) for method in solved_of for seed in seeds]
+    runs = [
+        run_line(method, seed, 1000, role="base" if method == "base" else "method")
+        for method in solved_of
+        for seed in seeds
+    ]
     samples = [
         sample
         for method, counts in solved_of.items()
@@ -199,40 +320,71 @@ def analysed(folder: Path, solved_of: dict[str, list[list[int]]]) -> Analysis:
 
 
 def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
-    """Five rows, each with 1, 2 and 3 of 4 samples right on every problem in seeds 0, 1 and 2. Problems do
-    not differ, so all there is is the spread between seeds: the variance of (.25, .5, .75) is 1/16, pooled
-    over 5 * (3 - 1) = 10 degrees of freedom; that of their mean is 1/48. t(.975, 10) = 2.228, so the interval
-    is .5 +- 2.228 * .1443 = .5 +- .3216; with 1/16 it would be +- .557."""
-    found = analysed(tmp_path, {name: [[n] * 4 for n in (1, 2, 3)] for name in "abcde"}).accuracy("a", 1000)
-    assert isinstance(found, Estimate) and found.mean == 0.5
-    # Drawn, not computed: each end is within a tenth of the width.
-    assert found.high - 0.5 == pytest.approx(0.3216, rel=0.1)
-    assert 0.5 - found.low == pytest.approx(0.3216, rel=0.1)
+    """Of 400 problems, rows have 1, 2 and 3 of 4 samples right on each in seeds 0, 1 and 2. Problems do not
+    differ, so all there is is the spread between seeds (and what half a problem adds): the variance of
+    (.25, .5, .75) is 1/16, that of their mean 1/48, with 3 - 1 = 2 degrees of freedom. Five rows have the
+    same: their common scale raises the degrees of freedom to 10, as all of them say the same."""
+    rows = {name: [[n] * 400 for n in (1, 2, 3)] for name in "abcde"}
+    alone = analysed(tmp_path / "one", {"a": rows["a"]}).accuracy("a", 1000)
+    five = analysed(tmp_path / "five", rows)
+    found = five.accuracy("a", 1000)
+    assert isinstance(alone, Estimate) and isinstance(found, Estimate)
+    assert found.mean == alone.mean == 0.5
+    half = {df: student(df).ppf(0.975) / np.sqrt(48) for df in (2, 10)}  # .62 and .32
+    assert found.high - 0.5 == pytest.approx(0.5 - found.low) == pytest.approx(half[10], rel=0.12)
+    assert 0.45 < alone.high - 0.5 < 0.5  # a score has an end
+    assert five.seed_sd("a", 1000) == pytest.approx(1 / 4)
 
 
-def test_a_difference_is_paired_by_problem_and_by_seed(tmp_path: Path) -> None:
-    """Problems are of every difficulty and seed 1 is better than seed 0 by half, but b solves one sample more
-    than a everywhere: their difference is .25 whatever is drawn. Of the 2^8 sign patterns of 8 problems two
-    are as extreme: p = 1/128 = .0078."""
-    a = [[0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 2, 3, 3, 3, 3]]
+def test_a_difference_is_paired_by_problem(tmp_path: Path) -> None:
+    """Problems are of every difficulty, but b solves one sample more than a everywhere, in the one seed:
+    their difference is .25 whatever is drawn, but for half a problem either way. Of the 2^8 sign patterns of
+    8 problems two are as extreme: p = 1/128."""
+    a = [[0, 0, 0, 0, 1, 1, 3, 3]]
     analysis = analysed(tmp_path, {"a": a, "b": [[n + 1 for n in seed] for seed in a]})
     found = analysis.difference("b", "a", 1000)
     assert isinstance(found, Difference)
-    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
-    assert found.p == pytest.approx(1 / 128, abs=0.003)
+    half = student(7).ppf(0.975) * np.sqrt((1.25**2 + 0.75**2) / 2 / 72)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
+    assert found.p == pytest.approx(1 / 128)
     alone = analysis.accuracy("b", 1000)
-    assert isinstance(alone, Estimate) and alone.high - alone.low > 1  # two seeds, half a point apart
+    assert isinstance(alone, Estimate) and alone.high - alone.low > 0.4
 
 
 def test_a_difference_has_the_noise_of_both_rows(tmp_path: Path) -> None:
-    """Seeds on which a and b swap places: scores .25 and .75, .75 and .25 on every problem. Less what the
-    rows of a seed share (.5), each is -.25 and .25, or the reverse: squares 4/16 over (2 - 1) * (2 - 1) = 1
-    degree of freedom give a variance of 1/4 a row and seed; of the difference of two means of two seeds
-    2 * 1/4 / 2 = 1/4. t(.975, 1) = 12.71: the interval is 0 +- 6.35, and nothing is found."""
-    found = analysed(tmp_path, {"a": [[1] * 6, [3] * 6], "b": [[3] * 6, [1] * 6]}).difference("a", "b", 1000)
+    """Scores .25 and .75 on every problem in seeds 0 and 1, of two rows: each has a variance of 1/8 between
+    seeds, and of 1/16 of its mean. The two have one variance, so each has the 2 degrees of freedom of both,
+    and the difference, of variance 1/8, 4: 0 +- t(.975, 4) / sqrt(8)."""
+    counts = {"a": [[1] * 400, [3] * 400], "b": [[3] * 400, [1] * 400], "base": [[2] * 400] * 2}
+    analysis = analysed(tmp_path, counts)
+    found = analysis.difference("a", "b", 1000)
     assert isinstance(found, Difference) and found.mean == 0
-    assert found.high == pytest.approx(6.35, rel=0.2)
-    assert found.p == 1.0
+    assert found.high == pytest.approx(student(4).ppf(0.975) / np.sqrt(8), rel=0.01)
+    assert found.low == -found.high and found.p == 1.0
+    against = analysis.difference("a", "base", 1000)  # which does not train: 1/16, 2
+    assert isinstance(against, Difference)
+    assert against.high == pytest.approx(min(1, student(2).ppf(0.975) / 4), rel=0.01)
+    assert analysis.seed_sd("a", 1000) == pytest.approx(np.sqrt(1 / 8))
+    assert analysis.seed_sd("base", 1000) == 0
+
+
+def test_one_seed_says_nothing_of_the_spread(tmp_path: Path) -> None:
+    analysis = analysed(tmp_path, {"a": [[1, 2, 3, 4]], "base": [[0, 1, 2, 3]]})
+    assert analysis.seed_sd("a", 1000) == X("one training seed")
+    assert analysis.seed_sd("base", 1000) == 0
+    assert analysis.detectable == X("there are no two rows to rank")
+
+
+def test_a_study_says_what_it_could_have_found(tmp_path: Path) -> None:
+    """Two rows alike on 400 problems: fewer seeds, or more rows to compare, want more of a difference."""
+    rng = np.random.default_rng(1)
+    counts = {name: rng.binomial(4, 0.5, (5, 400)).tolist() for name in "abcdef"}
+    least = [
+        analysed(tmp_path / f"{seeds} {rows}", {m: counts[m][:seeds] for m in "abcdef"[:rows]}).detectable
+        for seeds, rows in ((5, 2), (5, 6), (2, 2))
+    ]
+    assert all(isinstance(gain, float) for gain in least)
+    assert 0.02 < least[0] < least[1] < 0.12 and least[0] < least[2]  # type: ignore[operator]
 
 
 def test_ranks_are_corrected_for_all_their_pairs(tmp_path: Path) -> None:
@@ -275,7 +427,7 @@ def test_pairing_narrows_the_interval(analysis: Analysis) -> None:
     assert both.high - both.low < 0.8 * np.hypot(one.high - one.low, other.high - other.low)
     mirrored = analysis.difference("twin", "good", BUDGETS[3])
     assert isinstance(mirrored, Difference)
-    assert mirrored.mean == pytest.approx(-both.mean) and abs(mirrored.p - both.p) < 0.02
+    assert (mirrored.mean, mirrored.low, mirrored.p) == (-both.mean, -both.high, both.p)
 
 
 def test_a_real_difference_is_found_and_twins_are_not(analysis: Analysis) -> None:

@@ -16,8 +16,8 @@ from scipy.stats import bartlett
 
 CORRELATION = 0.7  # of a seed's deviations at two budgets, where a study cannot tell
 PRIOR = 4  # degrees of freedom that it counts for
-ROUNDS = 50  # of fitting levels and profile; they settle in a few
-SIMULATIONS = 1_000  # of a homogeneous study
+ROUNDS = 20  # of fitting levels and profile; they settle in a few
+SIMULATIONS = 500  # of a homogeneous study
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     training = 1 - np.where(known, noise, 0).sum(1) / np.maximum(np.where(known, fitted, 0).sum(1), 1e-300)
     training = np.where(moved, np.clip(training, 0, 1), 0.0)
     pairs = count * (count - 1)
-    plain = _correlation(together.sum(), pairs[moved], seeds)
-    rho = np.maximum(plain, training * _correlation(together.sum(), (pairs * training)[moved], seeds))
+    plain = _correlation(together.sum(), pairs[moved], seeds, budgets)
+    rho = np.maximum(
+        plain, training * _correlation(together.sum(), (pairs * training)[moved], seeds, budgets)
+    )
 
     count = np.maximum(1, count)
     df = count * (seeds - 1) / (1 + (count - 1) * rho**2)
@@ -79,12 +81,14 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
 
 
-def _correlation(together: float, pairs: np.ndarray, seeds: int) -> float:
+def _correlation(together: float, pairs: np.ndarray, seeds: int, budgets: int) -> float:
     """What ``together`` is of the number of ``pairs`` of budgets of each row, drawn towards what is usual as
-    far as there are few."""
+    far as there are few. As each row was divided by a level found from itself, it comes out too low, to first
+    order by 2 rho (1 - rho) (1 + (B-1) rho) / (B (S-1))."""
     weight = (seeds - 1) * pairs.sum() / max(1, pairs.max(initial=0))
-    found = together / pairs.sum() if weight else 0.0
-    return float(np.clip((weight * found + PRIOR * CORRELATION) / (weight + PRIOR), 0, 1))
+    rho = min(1.0, max(0.0, together / pairs.sum())) if weight else 0.0
+    rho += 2 * rho * (1 - rho) * (1 + (budgets - 1) * rho) / (budgets * (seeds - 1))
+    return float(min(1.0, (weight * rho + PRIOR * CORRELATION) / (weight + PRIOR)))
 
 
 def _levels(found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +121,8 @@ def squeeze(level: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     log = np.log(level[moved]) - psi(half) + np.log(half)
     excess = log.var(ddof=1) - polygamma(1, half).mean()
     most = df[moved].sum()
-    if excess <= 0:
-        return np.full_like(level, np.exp(log.mean())), np.full_like(df, most)
+    if excess <= 0:  # no more than chance makes: all have one variance
+        return np.full_like(level, np.average(level[moved], weights=df[moved])), np.full_like(df, most)
     prior = 2 * brentq(lambda x: polygamma(1, x) - excess, 1e-6, 1e9)
     scale = np.exp(log.mean() + psi(prior / 2) - np.log(prior / 2))
     return (prior * scale + df * level) / (prior + df), np.minimum(prior + df, most)
