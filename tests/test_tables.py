@@ -10,6 +10,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,20 +33,21 @@ from synthetic import (
     write_records,
 )
 
+from repro.errors import UserError
 from repro.method import Role
 from repro.reporting.analysis import Analysis
 from repro.reporting.comparisons import curves_of, targets
-from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.costs import costs, machine, stranded, tuning, use
 from repro.reporting.figures import _look, _thinned, monitors
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
-from repro.reporting.table import Bold, Table, flops, p_text, signed, significant
+from repro.reporting.table import DASH, Bold, Table, flops, p_text, signed, significant
 from repro.reporting.tables import all_tables, leaderboard, overview, tiers
 from repro.schema import SEEN
 
 TABLES = (
     "leaderboard", "differences", "seeds", "tiers", "flops_to_target", "iso_accuracy", "papers",
-    "improvement", "costs", "stranded", "quality", "use", "machine",
+    "improvement", "costs", "tuning", "stranded", "quality", "use", "machine",
 )  # fmt: skip
 Line = dict[str, object]
 FIGURES = ("accuracy", "differences", "gains", "spend", "frequency", "monitors", "logged")
@@ -558,3 +560,57 @@ def test_a_study_of_nothing_but_x_still_builds(tmp_path: Path) -> None:
     build(write_records(tmp_path / "records", rows), tmp_path / "out")
     board = (tmp_path / "out" / "tables" / "leaderboard.md").read_text()
     assert "X ABSENT: unavailable: the study has no process scorer" in board
+
+
+# --- tuning -----------------------------------------------------------------------------------------------
+
+
+def trial(method: str, point: int, seed: int, score: float | str, **changes: Any) -> dict[str, Any]:
+    settings = json.dumps({"optimizer": {"rate": 0.1}, "n": 3} if point else {})
+    line = {"method": method, "point": point, "settings": settings, "seed": seed, "flops": 10**9,
+            "score": score, "chosen": int(point == 1)}  # fmt: skip
+    return line | changes
+
+
+def tuned(folder: Path, lines: list[dict[str, Any]]) -> Analysis:
+    runs = [run_line(method, 0, 10**9) for method in ("a", "b")]
+    samples = [row for method in ("a", "b") for row in solved(method, 0, 10**9, [1, 2])]
+    facts = facts_of(budgets=[10**9], seeds=[0], benchmarks=[ONE_TIER])
+    return Analysis(load(write(folder, facts, runs=runs, samples=samples, tuning=lines)))
+
+
+def test_what_trials_found_and_what_they_cost(tmp_path: Path) -> None:
+    scores = {(0, 7): 0.2, (0, 8): 0.3, (1, 7): 0.4, (1, 8): 0.46}
+    lines = [trial("a", point, seed, score) for (point, seed), score in scores.items()]
+    kept = [trial("b", point, 7, score, chosen=1 - point) for point, score in ((0, 0.5), (1, ""))]
+    analysis = tuned(tmp_path, lines + kept)
+    shown = tuning(analysis).cells.set_index("Method")
+    assert dict(shown.loc["A"]) == {
+        "Trials": "4", "As it is": "25.0", "Chosen": "43.0", "Gain": "+18.0",
+        "Settings": "optimizer.rate 0.1, n 3", "FLOPs": "4.00 GFLOP",
+    }  # fmt: skip
+    assert dict(shown.loc["B"]) == {
+        "Trials": "2", "As it is": "50.0", "Chosen": "50.0", "Gain": DASH, "Settings": "as it is",
+        "FLOPs": "2.00 GFLOP",
+    }  # fmt: skip
+    assert "tuning seeds 7, 8" in tuning(analysis).notes[0]
+    assert list(costs(analysis).cells.set_index("Method")["(tuning)"]) == ["4.00", "2.00"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"settings": "[]"}, r"tuning.csv, line 3: the settings are no mapping"),
+        ({"settings": "{"}, r"tuning.csv, line 3: the settings are no mapping"),
+        (
+            {"point": 0, "seed": 9},
+            r"tuning.csv, line 3: the settings are no mapping, or a point is chosen for one",
+        ),
+        ({"chosen": 0}, "of the trials of a none is the row as it is, or not one point is chosen"),
+    ],
+)
+def test_trials_that_make_no_sense_are_refused(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tuned(tmp_path, [trial("a", 0, 7, 0.2), trial("a", 1, 7, 0.3) | changes])
