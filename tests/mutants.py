@@ -437,6 +437,58 @@ STATISTICS = [
     }),
 ]  # fmt: skip
 
+TUNING = [
+    *seen_by("repro/planning/tuning.py", "tests/test_tuning.py", {
+        "np.sqrt(2 * np.nanmean(scores.var(1, ddof=1)) / seeds)": "0.0",
+        "means[best] - means[0] > error": "means[best] > means[0]",
+        "scores.var(1, ddof=1)": "scores.var(1)",
+        "np.nanargmax(means)": "np.argmax(means)",
+        "for key in (*spec.hyperparameters, *point)": "for key in point",
+        '"budgets": [study.budgets[-1]]': '"budgets": study.budgets',
+        '"split": "validation"': '"split": "test"',
+        "number == best)": "number == 0)",
+        "merged(shared | spec.hyperparameters, point)": "shared | spec.hyperparameters | point",
+    }),
+    *seen_by("repro/tuned.py", "tests/test_tuning.py", {
+        "if found != study.tuned.digest:": "if False:",
+        "trial.method == row and trial.chosen": "trial.method == row",
+    }),
+    *seen_by("repro/discovery.py", "tests/test_tuning.py", {
+        "values = merged(shared | own, tuned_to)": "values = shared | own",
+        "merged(shared | own, tuned_to)": "(shared | own | tuned_to)",
+    }),
+    *seen_by("repro/problems/__init__.py", "tests/test_tuning.py", {
+        "dict.fromkeys(study.evaluation.benchmarks, drawn.validation)":
+            "dict.fromkeys(study.evaluation.benchmarks, drawn.train)",
+    }),
+    *seen_by("repro/reporting/costs.py", "tests/test_tables.py", {
+        "sum(found) / len(found) for point": "max(found) for point",
+        'chosen = next(line for line in lines if line["chosen"])': "chosen = lines[0]",
+    }),
+]  # fmt: skip
+
+REPRODUCTION = [
+    Mutant("repro/numerics.py", 'if settled and found != "AVX2":', "if False:",
+           ("tests/test_numerics.py::test_a_processor_without_avx2_is_refused_in_a_sentence",)),
+    Mutant("repro/numerics.py", '{"numpy", "torch"} & sys.modules.keys()', "False",
+           ("tests/test_numerics.py::test_portable_numerics_that_were_not_settled_are_refused",)),
+    Mutant("repro/numerics.py", "if not settled or torch.get_num_threads() != 1:", "if False:",
+           ("tests/test_numerics.py::test_portable_numerics_that_were_not_settled_are_refused",)),
+    Mutant("repro/numerics.py", "os.environ.update(PORTABLE)", "os.environ.update(THREADS)",
+           ("tests/test_numerics.py::test_what_is_settled_before_torch_holds_whatever_the_environment_says",)),
+    *seen_by("repro/reporting/replication.py", "tests/test_replication.py", {
+        "if new[name] != old[name]:": "if False:",
+        "p[at] < ALPHA": "p[at] < 0",
+        "other.problems != benchmark.problems or": "",
+        ".astype(str).sort_values(list(SAMPLE_KEY))": ".astype(str)",
+        'if seeds else "the seeds are others"': "",
+        "if budget in theirs.budgets": "",
+    }),
+    *seen_by("repro/reporting/analysis.py", "tests/test_replication.py", {
+        "[*errors[0].spreads, *errors[1].spreads]": "[]",
+    }),
+]  # fmt: skip
+
 VERIFIER = [
     *seen_by("repro/verify/answers.py", "tests/test_verify_answers.py", {
         'text = text.rpartition("</think>")[2]': "text = text.strip()",
@@ -533,7 +585,7 @@ CLAIMS = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS, *CLAIMS
+    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *TUNING, *REPRODUCTION, *VERIFIER, *MONITORS, *CLAIMS
 ]  # fmt: skip
 
 
