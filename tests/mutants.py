@@ -389,20 +389,32 @@ FLOPS = [
 ]  # fmt: skip
 
 STATISTICS = [
-    *seen_by("repro/reporting/statistics.py", "tests/test_resampling.py", {
-        "drawn / (n * len(tiers))": "drawn / len(tier_of)",
-        "1 / (sizes * len(tiers))": "1 / (sizes * sizes)",
+    *seen_by("repro/reporting/spread.py", "tests/test_statistics.py", {
+        "/ (1 + (count - 1) * rho**2)": "/ 1",
+        "(likely >= level) if few": "(likely >= np.inf) if few",
+        "np.maximum(variance, noise) if few": "variance if few",
+        "np.where(variance > 0, variance, noise)": "variance",
+        "1 / (1 / df + of_profile)": "df",
+        "profile = _ratio(found, level[..., None], known, -2)": "pass",
+        "(prior * scale + df * level) / (prior + df)": "level",
+        "null >= _unexplained(variance)": "null < _unexplained(variance)",
     }),
     *seen_by("repro/reporting/statistics.py", "tests/test_statistics.py", {
         "y[..., tier_of == t].mean(-1)": "y[..., tier_of == t].sum(-1)",
-        "y, rows = y - y.mean(0), rows - 1": "rows = rows - 1",
-        "between - np.sum(noise) / len(noise) ** 2": "between",
+        "1 / (len(sizes) * sizes[at])": "1 / (sizes[at] * sizes[at])",
+        "len(tiers) * np.sqrt(max(1, n - 1) * n)": "len(tiers) * n",
+        "size=DRAWS) - 1": "size=DRAWS)",
+        "covariance - noise": "covariance",
+        "seen - np.sqrt(shrink) * null": "seen - null",
+        "steps = np.rint(difference * share / step)": "steps = np.rint(difference / share.size / step)",
+        "np.abs(null) >= seen": "np.abs(null) > seen",
+        "variance**2 / df": "variance**2",
+        "1 - alpha / 2) + 1": "1 - alpha / 2) + 0.1",
         "worst = max(worst, min(1.0, (len(p) - step) * p[i]))": "worst = min(1.0, (len(p) - step) * p[i])",
         "(len(p) - step) * p[i]": "len(p) * p[i]",
         "1 + better.sum(0)": "1 + better.sum(1)",
-        "(1 - LEVEL) / 2,": "(1 - LEVEL),",
-        "self.weights @ y + self._seed_part(BOOTSTRAPS, variance, df)": "self.weights @ y",
-        "null += self._seed_part(FLIPS, variance, df)\n": "\n",
+        "low if mean > 0 else 0.0": "low",
+        "/ 2 / (problems * (problems + 1))": "/ (problems * (problems + 1))",
     }),
     *seen_by("repro/reporting/curves.py", "tests/test_curves.py", {
         "np.where(ever, np.where(at == 0, 0.0, found), budgets[-1])": "np.where(ever, found, budgets[-1])",
@@ -427,13 +439,25 @@ STATISTICS = [
     *seen_by("repro/reporting/analysis.py", "tests/test_statistics.py", {
         "adjusted = holm([d.p for d in found if isinstance(d, Difference)])":
             "adjusted = [d.p for d in found if isinstance(d, Difference)]",
-        "variance * self._trained(method) / len(y), df": "variance * self._trained(method), df",
-        "(self._trained(method) + self._trained(reference)) / len(ours)": "1 / len(ours)",
-        '"sampled", None, paired=True': '"sampled", None, paired=False',
-        "each = (ours - theirs).mean(0)": "each = ours.mean(0) - np.sort(theirs.mean(0))",
+        "found.spread.variance[at] / seeds, found": "found.spread.variance[at], found",
+        "for method in methods if self._trained(method)]": "for method in methods]",
+        "found.each[self._at(method, budget)] - found.each[self._at(reference, budget)]":
+            "found.each[self._at(method, budget)] - np.sort(found.each[self._at(reference, budget)])",
+        "ALPHA / len(pairs)": "ALPHA",
         "row.role in (Role.METHOD, Role.ABLATION)": "row.role in (Role.METHOD,)",
         "score.mean >= target - 1e-9": "score.low >= target - 1e-9",
         "budget if self._trained(method) else 0": "budget",
+    }),
+    *seen_by("repro/reporting/analysis.py", "tests/test_coverage.py", {
+        "max(0.0, 1 - sum(found.samples[at] for at in trained) / variance)": "0.0",
+        "draws[:, i] += scale": "draws[:, i] += 0 * scale",
+        "noise[i, :, i] =": "noise[i, :, i] = 0 *",
+        "self._drawn @ kept.T": "0",
+    }),
+    *seen_by("repro/planning/power.py", "tests/test_statistics.py", {
+        "ALPHA / comparisons": "ALPHA",
+        "problems - 1)": "1e9)",
+        "2 * (seeds - 1) if seeds > 1": "1e9 if seeds > 1",
     }),
 ]  # fmt: skip
 

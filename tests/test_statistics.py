@@ -332,7 +332,7 @@ def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
     assert found.mean == alone.mean == 0.5
     half = {df: student(df).ppf(0.975) / np.sqrt(48) for df in (2, 10)}  # .62 and .32
     assert found.high - 0.5 == pytest.approx(0.5 - found.low) == pytest.approx(half[10], rel=0.12)
-    assert 0.45 < alone.high - 0.5 < 0.5  # a score has an end
+    assert 0.4 < alone.high - 0.5 < 0.5  # a score has an end
     assert five.seed_sd("a", 1000) == pytest.approx(1 / 4)
 
 

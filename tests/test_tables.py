@@ -92,8 +92,8 @@ def test_units_for_people() -> None:
 GOLDEN = """\
 method,title,role,rank_low,rank_high,accuracy_1000,accuracy_1000_low,accuracy_1000_high,vs_base,vs_base_low,\
 vs_base_high,vs_base_p_holm,spent,use,note,missing
-good,Good,method,1,1,0.75,0.75,0.75,0.25,0.25,0.25,0.132487,992,0.992,,
-base,Base,base,,,0.5,0.5,0.5,,,,,0,,,
+good,Good,method,1,1,0.75,0.329124,0.963155,0.25,-0.483518,0.983518,0.125,992,0.992,,
+base,Base,base,,,0.5,0.193039,0.806961,,,,,0,,,
 """
 
 
@@ -115,12 +115,12 @@ def golden(folder: Path, seeds: int = 1) -> Path:
 
 
 def test_golden_leaderboard(tmp_path: Path) -> None:
-    """Problems do not differ, so intervals have no width. Of the 16 sign patterns 2 are as extreme, p = .125;
-    the 10,000 random ones give .132."""
+    """Problems do not differ, so intervals are as wide as half a problem at either end makes them. Of the 16
+    sign patterns 2 are as extreme, p = .125."""
     records = golden(tmp_path / "records")
     table = leaderboard(Analysis(load(records)))
     assert table.csv() == GOLDEN
-    assert "| 75.0<br>[75.0, 75.0] |" in table.markdown()
+    assert "| 75.0<br>[32.9, 96.3] |" in table.markdown()
     assert any("One training seed" in note for note in table.notes)
     build(records, tmp_path / "out")  # one budget, one seed, no greedy, no control
 

@@ -210,6 +210,8 @@ class Analysis:
     def homogeneity(self) -> tuple[float, float]:
         """p-values of whether all trained rows spread alike from seed to seed, and of whether their variances
         keep one profile over budgets, as their pooling over budgets supposes; NaN where it cannot be told."""
+        if not self.benchmark.tier_of.size:  # nothing was evaluated
+            return np.nan, np.nan
         found = self._scores()
         return homogeneity(found.of_seeds, found.spread)
 

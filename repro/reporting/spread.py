@@ -72,7 +72,7 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     count = np.maximum(1, count)
     df = count * (seeds - 1) / (1 + (count - 1) * rho**2)
     likely, df_likely = squeeze(level, df)
-    raised = (likely > level) if few else ~moved
+    raised = (likely >= level) if few else ~moved
     level, df = np.where(raised, likely, level), np.where(raised, df_likely, df)
     variance = np.outer(level, profile)
     variance = np.maximum(variance, noise) if few else np.where(variance > 0, variance, noise)
