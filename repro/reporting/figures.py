@@ -391,7 +391,7 @@ def _multiples(rows: Sequence[Row], label: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(max(9.0, 2.0 * across), 0.9 + 1.75 * down), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, row in zip(panels, rows, strict=False):
-        axes.set_title(fill(row.title, 25), fontsize=9)
+        axes.set_title(fill(row.title, 22), fontsize=9)
         axes.tick_params(labelsize=8, labelbottom=True)
     for axes in panels[max(1, len(rows)) :]:
         axes.remove()
