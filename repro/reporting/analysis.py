@@ -324,17 +324,6 @@ class Analysis:
         at = self.study.index[method], slice(None), self.study.budgets.index(budget)
         return lack or float(self.benchmark.rates[name][at].mean())
 
-    def flops_to(self, method: str, target: float) -> int | X | None:
-        """The smallest budget whose score reaches ``target``, None where none does. Only checkpoints that
-        were evaluated count: nothing is interpolated. The untouched base needs 0."""
-        for budget in self.study.budgets:
-            score = self.accuracy(method, budget)
-            if isinstance(score, X):
-                return score
-            if score.mean >= target - 1e-9:
-                return budget if self._trained(method) else 0
-        return None
-
     def _title(self, method: str) -> str:
         return self.study.rows[self.study.index[method]].title
 
