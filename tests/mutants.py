@@ -445,8 +445,6 @@ STATISTICS = [
             "found.each[self._at(method, budget)] - np.sort(found.each[self._at(reference, budget)])",
         "ALPHA / len(pairs)": "ALPHA",
         "row.role in (Role.METHOD, Role.ABLATION)": "row.role in (Role.METHOD,)",
-        "score.mean >= target - 1e-9": "score.low >= target - 1e-9",
-        "budget if self._trained(method) else 0": "budget",
     }),
     *seen_by("repro/reporting/analysis.py", "tests/test_coverage.py", {
         "max(0.0, 1 - sum(found.samples[at] for at in trained) / variance)": "0.0",

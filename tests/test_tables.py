@@ -133,11 +133,11 @@ def test_few_seeds_are_preliminary_and_put_nobody_first(tmp_path: Path) -> None:
         board = leaderboard(analysis).markdown()
         page = render(analysis.study, all_tables([analysis]), dict.fromkeys(FIGURES, b""))
         said = [
-            "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "tuned evenly" in board,
+            "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "or settings" in board,
             '<p class="banner" role="note">Preliminary: 4 training' in page,
         ]  # fmt: skip
         assert all(said) if seeds == 4 else not any(said)
-        assert ("**75.0**" in board) == (seeds == 5)
+        assert ("**75.0**" in board) == (seeds == 5) and "not tuned evenly" in board
 
 
 def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
@@ -594,6 +594,10 @@ def test_what_trials_found_and_what_they_cost(tmp_path: Path) -> None:
         "FLOPs": "2.00 GFLOP",
     }  # fmt: skip
     assert "tuning seeds 7, 8" in tuning(analysis).notes[0]
+    board = leaderboard(analysis).markdown()
+    assert "of 4 trials of each row" in board and "not tuned evenly" not in board and "Not tuned" not in board
+    alone = leaderboard(tuned(tmp_path / "alone", lines)).markdown()
+    assert "Not tuned: B." in alone and "or settings" not in alone
     assert list(costs(analysis).cells.set_index("Method")["(tuning)"]) == ["4.00", "2.00"]
 
 

@@ -92,6 +92,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         )
     }
     about |= {
+        "Numerics": facts.numerics,
         "Statistics": "two-way layout of problems and training seeds; sign flips counted exactly",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
         "Records": f"digest {facts.digest}; repro verify counts every FLOP in them anew",

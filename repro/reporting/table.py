@@ -137,8 +137,20 @@ def caveat(study: Study) -> str:
         return ""
     return (
         f"Preliminary: {seeds} training seed{'s' * (seeds > 1)}, where a ranking wants {ENOUGH_SEEDS} or "
-        "more. Hyper-parameters were set by hand and not tuned evenly over the rows. Other seeds or settings "
-        "may well order the rows otherwise."
+        f"more. Other seeds{' or settings' * (not study.tuning)} may well order the rows otherwise."
+    )
+
+
+def settings_note(study: Study) -> str:
+    """How hyper-parameters were chosen, and for which rows not so."""
+    if not study.tuning:
+        return "Hyper-parameters were set by hand and not tuned evenly over the rows."
+    rows = [row for row in study.rows if row.role is not Role.BASE]
+    trials = max(len(study.trials(row.method)) for row in rows)
+    untried = [row.title for row in rows if not study.trials(row.method)]
+    return (
+        f"Hyper-parameters: of {trials} trials of each row on the validation split, at the top budget of the "
+        "study that was tuned." + f" Not tuned: {', '.join(untried)}." * bool(untried)
     )
 
 

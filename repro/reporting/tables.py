@@ -41,6 +41,7 @@ from repro.reporting.table import (
     p_text,
     percent,
     plain_of,
+    settings_note,
     signed,
     significant,
     stem,
@@ -95,7 +96,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
         cells.append(cell)
         data.append(plain)
-    notes = [caveat(study)] * study.preliminary
+    notes = [*[caveat(study)] * study.preliminary, settings_note(study)]
     notes += [
         f"{a.benchmark.title}: {a.benchmark.metric}, over {len(a.benchmark.tier_of):,} problems."
         for a in analyses
@@ -192,6 +193,7 @@ def leaderboard(analysis: Analysis) -> Table:
 
     notes = [
         *[caveat(study)] * study.preliminary,
+        settings_note(study),
         f"Score: {analysis.benchmark.metric}, in percent, {_with_interval(study)}.",
         "Δ: difference at the top budget in percentage points, paired by problem, with its 95 % interval and "
         "the p-value of a sign-flip test after Holm's correction within the column.",
