@@ -7,10 +7,10 @@ prices evaluations from the same numbers.
   small studies that sample at T = 1 in training too; sharper sampling would hide what training did.
 - ``paper``: T = 0.6 with top-p 0.95, as the released evaluation of HS-STaR has it for AIME24 and AMC23, and
   close to what most reports use. 64 samples where a benchmark has 30 or 40 problems, because there one sample
-  finds a true gain of 5 points one time in ten (:func:`repro.planning.power.detectable`); 4 for some hundreds
-  of problems; 1 for MATH, whose 5,000 problems already give the mean to within a point. 4,096 tokens leave
-  room for twice the longest answers that HS-STaR's evaluation allowed, and 2,048 for the short ones of GSM8K;
-  the share of answers that were cut is in every table.
+  finds a true gain of 5 points one time in twelve (:func:`repro.planning.power.detectable`); 4 for some
+  hundreds of problems; 1 for MATH, whose 5,000 problems already give the mean to within a point. 4,096
+  tokens leave room for twice the longest answers that HS-STaR's evaluation allowed, and 2,048 for the short
+  ones of GSM8K; the share of answers that were cut is in every table.
 - ``quick``: the same distribution and half the length, with few samples: a look, not a result.
 """
 

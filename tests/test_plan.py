@@ -216,8 +216,11 @@ def test_disk(tmp_path: Path) -> None:
 
 def test_power_is_that_of_the_statistics(tmp_path: Path) -> None:
     few = made(tmp_path).benchmarks[0].power
-    many = made(tmp_path, evaluation__benchmarks={"gsm8k": {"samples": 4}}).benchmarks[0].power
-    assert few[2] < few[5] < 0.3 and many[5] > 0.9 and many[2] > few[2]
+    whole = {"evaluation__benchmarks": {"gsm8k": {"samples": 4}}}
+    problems = made(tmp_path, **whole).benchmarks[0].power
+    both = made(tmp_path, **whole, seeds=[*range(8)]).benchmarks[0].power
+    assert few[2] < few[5] < problems[5] < 0.3  # two seeds stay two, whatever is asked
+    assert both[5] > 0.9 and both[2] > 2 * few[2]
 
 
 def test_prepared_problems_are_measured(tmp_path: Path) -> None:

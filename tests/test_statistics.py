@@ -170,6 +170,17 @@ def test_a_row_has_its_own_level_and_the_profile_of_all() -> None:
     assert np.sqrt(found.variance[1, :2]) == pytest.approx([0.5, 1], rel=0.05)
 
 
+def test_a_quiet_row_has_the_shape_of_its_samples_and_a_noisy_one_that_of_training() -> None:
+    """Training spreads by a profile; samples add the same everywhere."""
+    profile, noise = np.array([0.2, 1, 3]), np.ones((2, 3))
+    rng, sds = np.random.default_rng(7), np.array([5, 0.0])[:, None]
+    scores = _normal(rng, 2, 4000, 3, 0.6) * (sds * profile)[:, None] + rng.standard_normal((2, 4000, 3))
+    found = seed_spread(scores, noise, few=False)
+    assert found.variance == pytest.approx((sds * profile) ** 2 + 1, rel=0.1)
+    # The noisy row's budgets correlate by .6 of what training has in them, here 85 / 88 in all.
+    assert found.correlation[0] == pytest.approx(0.6 * 85 / 88, abs=0.05)
+
+
 def test_degrees_of_freedom_are_those_of_the_variance_found() -> None:
     """The variance of chi-square over df is 2/df: over many studies of 8 rows, 5 seeds and 5 budgets."""
     rng, found = np.random.default_rng(4), []
@@ -191,6 +202,7 @@ def test_few_seeds_draw_a_quiet_row_up_and_leave_a_noisy_one() -> None:
     own = (scores**2).sum((1, 2)) / 2
     few = seed_spread(scores, np.full((6, 1), 0.001), few=True).variance[:, 0]
     assert few[0] == pytest.approx(own[0]) and (few >= own).all() and few[5] > 10 * own[5]
+    assert (seed_spread(scores, np.full((6, 1), 50), few=True).variance == 50).any()
     many = seed_spread(scores, np.full((6, 1), 0.001), few=False)
     assert many.variance[[0, 1, 2, 3, 5], 0] == pytest.approx(own[[0, 1, 2, 3, 5]])
     assert many.variance[4, 0] > 0  # no variance is known to be nothing
@@ -213,7 +225,9 @@ def test_rows_and_profiles_that_differ_are_seen() -> None:
 
     def rejected(scale: np.ndarray) -> np.ndarray:
         made = [_normal(rng, 8, 5, 5, 0.5) * scale for _ in range(25)]
-        return np.mean([np.array(homogeneity(y, seed_spread(y, none, False))) < 0.05 for y in made], axis=0)
+        return np.mean(
+            [np.array(homogeneity(y, none, seed_spread(y, none, False))) < 0.05 for y in made], axis=0
+        )
 
     assert (rejected(np.ones((8, 1, 1))) <= 0.16).all()
     rows, profile = rejected(np.array([4, 1, 1, 1, 1, 1, 1, 0.3])[:, None, None])
@@ -222,7 +236,7 @@ def test_rows_and_profiles_that_differ_are_seen() -> None:
     crossed[::2, 0, 0] = 12
     assert rejected(crossed)[1] > 0.8
     one = _normal(rng, 1, 5, 5, 0.5)
-    assert np.isnan(homogeneity(one, seed_spread(one, none[:1], False))).all()
+    assert np.isnan(homogeneity(one, none[:1], seed_spread(one, none[:1], False))).all()
 
 
 # ------------------------------------------------------------------------------------ tests, by hand

@@ -213,7 +213,7 @@ class Analysis:
         if not self.benchmark.tier_of.size:  # nothing was evaluated
             return np.nan, np.nan
         found = self._scores()
-        return homogeneity(found.of_seeds, found.spread)
+        return homogeneity(found.of_seeds, found.samples * len(self.study.seeds), found.spread)
 
     @cached_property
     def detectable(self) -> float | X:

@@ -16,7 +16,7 @@ from scipy.stats import bartlett
 
 CORRELATION = 0.7  # of a seed's deviations at two budgets, where a study cannot tell
 PRIOR = 4  # degrees of freedom that it counts for
-ROUNDS = 20  # of fitting levels and profile; they settle in a few
+ROUNDS = 40  # of fitting levels and profile
 SIMULATIONS = 500  # of a homogeneous study
 
 
@@ -33,12 +33,10 @@ class Spread:
 def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     """The spread of rows from their ``scores`` [row, seed, budget], NaN where a row has none.
 
-    A row's variance is its own level times a profile over budgets that all rows share, as rows spread more at
-    some budgets than at others: the fit of a two-way multiplicative model by the likelihood of
-    gamma-distributed variances. A level from B budgets whose deviations correlate by rho has
-    B(S-1) / (1 + (B-1) rho^2) degrees of freedom (the covariance of two variances of normal scores is
-    2 rho^2 / (S-1) of their squares); what the profile of R rows lacks in precision is added, so that a row
-    that is alone has the S-1 of each budget.
+    A row's variances at its budgets have a level that is its own and a shape (:func:`_fit`). A level from B
+    budgets whose deviations correlate by rho has B(S-1) / (1 + (B-1) rho^2) degrees of freedom, as the
+    covariance of two variances of normal scores is 2 rho^2 / (S-1) of their squares; how uncertain the shared
+    profile is goes off that, so that a row that is alone has the S-1 of each budget.
 
     With ``few`` seeds, and for a row whose seeds are all equal, a level is at least what the levels of all
     rows make likely (:func:`squeeze`), and a variance at least its share from problem to problem, ``noise``
@@ -52,11 +50,11 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
         return Spread(unknown, unknown, np.full(rows, CORRELATION))
     deviations = np.where(known[:, None], deviations, 0.0)
     found = (deviations**2).sum(1) / (seeds - 1)
-    level, profile = _levels(found, known)
+    level, shape = _fit(found, noise, known)
     count = known.sum(1)
     moved = level > 0
 
-    fitted = np.outer(level, profile)
+    fitted = level[:, None] * shape
     scale = np.sqrt(fitted)[:, None]
     z = np.divide(deviations, scale, out=np.zeros_like(deviations), where=scale > 0)
     # Summed over pairs of budgets: correlations as found, and as they would be if only training correlated.
@@ -74,9 +72,11 @@ def seed_spread(scores: np.ndarray, noise: np.ndarray, few: bool) -> Spread:
     likely, df_likely = squeeze(level, df)
     raised = (likely >= level) if few else ~moved
     level, df = np.where(raised, likely, level), np.where(raised, df_likely, df)
-    variance = np.outer(level, profile)
+    variance = level[:, None] * shape
     variance = np.maximum(variance, noise) if few else np.where(variance > 0, variance, noise)
-    of_profile = (count - 1) * (1 - rho**2) / (count * max(1, moved.sum()) * (seeds - 1))
+    # What a row says of the profile, and what the profile says of the row, goes by its share of training.
+    share = training**2 / max(1, (training**2).sum())
+    of_profile = share * (count - 1) / count * (1 - rho**2) / (seeds - 1)
     df = 1 / (1 / df + of_profile)
     return Spread(np.where(known, variance, np.nan), np.where(known, df[:, None], np.nan), rho)
 
@@ -91,23 +91,36 @@ def _correlation(together: float, pairs: np.ndarray, seeds: int, budgets: int) -
     return float(min(1.0, (weight * rho + PRIOR * CORRELATION) / (weight + PRIOR)))
 
 
-def _levels(found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A level for each row and a profile over budgets, of mean 1, whose products fit the variances ``found``
-    [..., row, budget] where they are ``known``."""
-    profile = np.ones((*found.shape[:-2], found.shape[-1]))
+def _fit(found: np.ndarray, noise: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The level of each row [..., row] and its shape over budgets [..., row, budget], of mean 1, from the
+    variances ``found`` [..., row, budget] where they are ``known``.
+
+    A shape is what the row's samples make, ``noise``, which is known well, and what its training adds: as
+    much at each budget as a profile says that all rows share, as runs spread more at some budgets than at
+    others. Profile and amounts have the highest likelihood of gamma-distributed variances (multiplicative
+    updates; Fevotte, Bertin and Durrieu 2009, doi:10.1162/neco.2008.04-08-771). The level is the mean of what
+    was found over that.
+    """
+    noise, found = np.where(known, noise, 0.0), np.where(known, found, 0.0)
+    amount, profile = found.mean(-1, keepdims=True), np.ones_like(found[..., :1, :])
     for _ in range(ROUNDS):
-        level = _ratio(found, profile[..., None, :], known, -1)
-        profile = _ratio(found, level[..., None], known, -2)
+        amount = amount * _update(found, noise + amount * profile, profile, -1)
+        profile = profile * _update(found, noise + amount * profile, amount, -2)
         mean = profile.mean(-1, keepdims=True)
         profile = profile / np.where(mean > 0, mean, 1)
-    return level, profile
+    model = noise + amount * profile
+    mean = model.mean(-1, keepdims=True)
+    shape = np.divide(model, mean, out=np.ones_like(model), where=mean > 0)
+    used = known & (shape > 0)
+    ratio = np.divide(found, shape, out=np.zeros_like(found), where=used)
+    return ratio.sum(-1) / np.maximum(1, used.sum(-1)), shape
 
 
-def _ratio(found: np.ndarray, by: np.ndarray, known: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of ``found / by`` along an axis, over what is known and where ``by`` is not zero."""
-    used = known & (by > 0)
-    ratio = np.divide(found, by, out=np.zeros_like(found), where=used)
-    return np.asarray(ratio.sum(axis) / np.maximum(1, used.sum(axis)))
+def _update(found: np.ndarray, model: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+    """What an amount or the profile is to be multiplied by; ``other`` is the one that it multiplies."""
+    inverse = np.divide(1, model, out=np.zeros_like(model), where=model > 0)
+    above, below = ((other * part).sum(axis, keepdims=True) for part in (found * inverse * inverse, inverse))
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def squeeze(level: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,31 +141,33 @@ def squeeze(level: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (prior * scale + df * level) / (prior + df), np.minimum(prior + df, most)
 
 
-def homogeneity(scores: np.ndarray, spread: Spread) -> tuple[float, float]:
-    """Two p-values about the ``scores`` [row, seed, budget] that :func:`seed_spread` had: whether rows spread
-    alike (Bartlett's test of each seed's mean deviation), and whether all follow one profile over budgets
-    (squared relative errors of the fit of levels and profile, against simulated studies of normal scores that
-    do). NaN where a test has nothing to look at. Rows that lack a budget, or do not move, are left out.
+def homogeneity(scores: np.ndarray, noise: np.ndarray, spread: Spread) -> tuple[float, float]:
+    """Two p-values about the ``scores`` and ``noise`` that :func:`seed_spread` had: whether rows spread alike
+    (Bartlett's test of each seed's mean deviation), and whether all follow one profile over budgets (squared
+    relative errors of the fit, against simulated studies of normal scores that do).
+
+    NaN where a test has nothing to look at. Rows that lack a budget, or do not move, are left out.
     """
     deviations = scores - scores.mean(1, keepdims=True)
     used = (deviations != 0).any(1).all(1) & ~np.isnan(deviations).any((1, 2))
     rows, seeds, budgets = deviations[used].shape
     alike = shared = np.nan
     if rows > 1 and seeds > 1:
-        variance = (deviations[used] ** 2).sum(1)
-        _, profile = _levels(variance, variance > 0)
-        alike = bartlett(*(deviations[used] / np.sqrt(profile)).mean(2)).pvalue
+        variance, noise = (deviations[used] ** 2).sum(1) / (seeds - 1), noise[used]
+        level, shape = _fit(variance, noise, variance > 0)
+        alike = bartlett(*(deviations[used] / np.sqrt(shape)[:, None]).mean(2)).pvalue
         if budgets > 1:
             rho = spread.correlation[used][:, None, None]
             rng = np.random.default_rng(2)
             common = rng.standard_normal((SIMULATIONS, rows, seeds, 1))
             own = rng.standard_normal((SIMULATIONS, rows, seeds, budgets))
-            null = _unexplained((np.sqrt(rho) * common + np.sqrt(1 - rho) * own).var(2))
-            shared = (1 + (null >= _unexplained(variance) - 1e-12).sum()) / (1 + SIMULATIONS)
+            normal = (np.sqrt(rho) * common + np.sqrt(1 - rho) * own).var(2, ddof=1)
+            null = _unexplained(normal * level[:, None] * shape, noise)
+            shared = (1 + (null >= _unexplained(variance, noise) - 1e-12).sum()) / (1 + SIMULATIONS)
     return float(alike), float(shared)
 
 
-def _unexplained(variance: np.ndarray) -> np.ndarray:
+def _unexplained(variance: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Squared relative errors of the fit of levels and profile to variances [..., row, budget]."""
-    level, profile = _levels(variance, variance > 0)
-    return np.asarray(((variance / (level[..., None] * profile[..., None, :]) - 1) ** 2).sum((-1, -2)))
+    level, shape = _fit(variance, noise, variance > 0)
+    return np.asarray(((variance / (level[..., None] * shape) - 1) ** 2).sum((-1, -2)))
