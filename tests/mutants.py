@@ -395,7 +395,7 @@ STATISTICS = [
         "np.maximum(variance, noise) if few": "variance if few",
         "np.where(variance > 0, variance, noise)": "variance",
         "1 / (1 / df + of_profile)": "df",
-        "plain, training * of_training": "plain, 0 * of_training",
+        "rho = np.maximum(\n": "rho = np.minimum(\n",
         "profile = profile * _update(found, noise + amount * profile, amount, -2)": "pass",
         "found * inverse * inverse, inverse)": "found * inverse, 1 + 0 * inverse)",
         "(prior * scale + df * level) / (prior + df)": "level",
