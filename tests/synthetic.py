@@ -305,4 +305,4 @@ def study_of(
         "made", "MADE", f"sampled avg@{k}", k, 99, True, tiers, tier_of,
         {"sampled": scores, "greedy": nothing}, nothing, {},
     )  # fmt: skip
-    return Study(facts, "Made", budget, tuple(range(seeds)), named, runs, [], [], [], [], (benchmark,))
+    return Study(facts, "Made", budget, tuple(range(seeds)), named, runs, [], [], [], [], [], (benchmark,))

@@ -19,7 +19,7 @@ from repro.errors import UserError
 from repro.identity import libraries
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).with_name("golden") / "smoke.json"
+GOLDEN = Path(__file__).with_name("smoke_digests.json")
 SMOKE = ROOT / "benchmarks" / "studies" / "smoke.yaml"
 METHOD = "sai_dpo"  # samples, clusters, and learns from pairs
 # What a machine might say otherwise, and what another processor would choose by itself.
