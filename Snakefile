@@ -1,4 +1,5 @@
 # The suite as a workflow. `snakemake` runs the pocket study; `snakemake --config study=FILE` another one.
+# `snakemake --config study=FILE tune=yes` runs the trials of that study, and chooses each row's hyper-parameters.
 # `snakemake tables` rebuilds tables and figures from the committed records alone.
 # Heavy, resumable state lives in work/ and is no declared output; declared outputs are small and written last.
 
@@ -13,6 +14,7 @@ from repro.config import NUMBERS, load_study
 from repro.discovery import load_methods
 from repro.errors import UserError
 from repro.files import lease, sha256
+from repro.layout import Layout
 from repro.problems.sources import needed
 from repro.schema import FILES
 from repro.verify import VERSION as VERIFIER
@@ -22,7 +24,13 @@ if not isinstance(STUDY_FILE, str):
     raise WorkflowError(f"--config study={STUDY_FILE} names no file; write ./ before a name that looks like a value")
 
 try:
-    STUDY = load_study(STUDY_FILE)
+    STUDY = TUNED = load_study(STUDY_FILE)
+    if config.get("tune"):  # the trials of a study are a study
+        from repro.planning import tuning
+
+        os.environ.update(TUNED=STUDY_FILE)
+        STUDY_FILE = str(tuning.write(TUNED, Layout(Path.cwd(), TUNED.name)))
+        STUDY = load_study(STUDY_FILE)
     METHODS = load_methods(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -95,7 +103,8 @@ def run_settings(wildcards):
 
 def evaluation_settings(wildcards):
     evaluated = STUDY.model_dump(mode="json", include={"evaluation"})
-    return text_of([evaluated, STUDY.sampling.numbers(), identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
+    asked = [evaluated, STUDY.sampling.numbers(), STUDY.numerics]
+    return text_of([*asked, identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
 
 
 def text_of(values):
@@ -104,6 +113,7 @@ def text_of(values):
 
 localrules:  # seconds on one core: not worth a place in a cluster's queue
     all,
+    choose,
     collect,
     report,
     tables,
@@ -112,6 +122,7 @@ localrules:  # seconds on one core: not worth a place in a cluster's queue
 rule all:
     input:
         f"{RESULTS}/report.html",
+        [] if STUDY is TUNED else f"results/{TUNED.name}/tuning.csv",
         # The committed report alone would satisfy Snakemake: a fresh clone must run the study.
         expand(f"{WORK}/evaluations/{{method}}-{{seed}}.json", method=METHODS, seed=STUDY.seeds),
 
@@ -213,6 +224,19 @@ rule report:
         ENVIRONMENT
     shell:
         'python -m repro.cli tables "$RECORDS" 2> {log}'
+
+
+rule choose:
+    input:
+        rules.collect.output,
+    output:
+        f"results/{TUNED.name}/tuning.csv",
+    log:
+        f"{WORK}/logs/choose.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        'python -m repro.cli tune "$TUNED" 2> {log}'
 
 
 rule tables:

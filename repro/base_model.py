@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from repro import fetch, files, identity, problems
+from repro import fetch, files, identity, numerics, problems
 from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
@@ -41,6 +41,7 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
 
     A model that was made there from the same settings is kept: it is trained once, whoever is killed when.
     """
+    numerics.check(study.numerics)
     spec = study.base_model
     train = problem_folder / "train.jsonl"
     key = files.digest(

@@ -27,6 +27,7 @@ from repro.config import Study as StudyConfig
 from repro.config import load_study
 from repro.errors import UserError, out_of_memory
 from repro.gpus import claim
+from repro.numerics import settle
 
 
 class Stopped(Exception):
@@ -198,12 +199,13 @@ def problems(study: StudyFile) -> None:
 @app.command("base-model")
 def base_model(study: StudyFile) -> None:
     """Make the base model of a study."""
+    config = load_study(study)
+    settle(config.numerics)
     from tqdm import tqdm
 
     from repro import base_model as base
     from repro.files import fingerprint, write_checked
 
-    config = load_study(study)
     layout = _layout(config)
     _settle()
     with tqdm(desc="warm start", unit="step", disable=None) as bar:
@@ -223,6 +225,7 @@ def base_model(study: StudyFile) -> None:
 def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Train one method with one seed to every budget (a killed run goes on where it was)."""
     config = load_study(study)
+    settle(config.numerics)
     _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.run import train as run
@@ -235,6 +238,7 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
     """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
     config = load_study(study)
+    settle(config.numerics)
     _check_run(config, study, method, seed)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
@@ -251,6 +255,30 @@ def collect(study: StudyFile) -> None:
 
     config = load_study(study)
     write(config, list(load_methods(config)), _layout(config), study)
+
+
+@app.command()
+def tune(study: StudyFile) -> None:
+    """Choose the hyper-parameters of every row from the trials of a study, once they are run."""
+    from repro import files, tuned
+    from repro.planning import tuning
+
+    config = load_study(study)
+    layout = _layout(config)
+    trials = tuning.write(config, layout)
+    named = load_study(trials)
+    records = layout.root / "results" / named.name / "records"
+    if not (records / "study.json").is_file():
+        raise UserError(
+            f"{records} holds no trials of {study} yet; run them by `snakemake --config study={trials}`, "
+            "then this command again"
+        )
+    found = tuning.choose(config, records)
+    path = layout.results / "tuning.csv"
+    tuned.write(path, found)
+    typer.echo("\n".join(tuning.render(found)))
+    name = path.relative_to(layout.root)
+    typer.echo(f"\nTo use them, put into the study:\n\ntuned: {{file: {name}, digest: {files.sha256(path)}}}")
 
 
 @app.command()
@@ -301,16 +329,28 @@ def tables(
 @app.command()
 def verify(
     records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    fresh: Annotated[
+        Path | None,
+        typer.Argument(help="Records of the same study from another machine, or with other seeds."),
+    ] = None,
 ) -> None:
-    """Count every FLOP of a study anew from its records. Needs neither torch nor a GPU."""
+    """Count every FLOP of a study anew from its records, and say whether fresh ones reproduce them: bit for
+    bit, within intervals, or not. Needs neither torch nor a GPU."""
     from repro.reporting.recount import recount
+    from repro.reporting.replication import replicate
 
-    found = recount(records)
-    typer.echo(found.table())
-    if found.differences:
-        typer.echo("\n" + "\n".join(found.differences))
-        raise typer.Exit(1)
-    typer.echo(f"{records}: verified")
+    for folder in [records, fresh] if fresh else [records]:
+        found = recount(folder)
+        typer.echo(found.table())
+        if found.differences:
+            typer.echo("\n" + "\n".join(found.differences))
+            raise typer.Exit(1)
+        typer.echo(f"{folder}: verified\n" if fresh else f"{folder}: verified")
+    if fresh is not None:
+        compared = replicate(records, fresh)
+        typer.echo("\n".join([compared.table(), *compared.left_out]))
+        if compared.failed:
+            raise typer.Exit(1)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, files, identity, problems
+from repro import __version__, files, identity, problems, tuned
 from repro.benchmarks import BENCHMARKS
 from repro.config import Study
 from repro.discovery import load_method
@@ -27,6 +27,7 @@ from repro.schema import CSV, FILES, SAMPLE_KEY, Account
 TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
+OF_BUDGET = ("budget", "spent", "papers_flops", "rounds", "steps", "fingerprint")
 MANIFEST = (
     "method", "origin", "seed", "plans", "asked", "status", "reason", "mode", "key", "base", "budgets",
     "visits", "machine",
@@ -77,6 +78,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             tables["visits.csv"] += [{**of, **row} for row in manifest["visits"]]
             tables["machine.csv"] += _machine(of, manifest, evaluation)
             samples.append(_samples(layout.samples(name, seed)))
+    tables["tuning.csv"] = [trial.line() for trial in tuned.trials(study) if trial.method in methods]
     if cost := base["warm_start"]:
         shape, tally = ModelShape.from_json(base["shape"]), Tally.from_json(cost["tally"])
         entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)
@@ -98,6 +100,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "evaluation": facts,
         "target_accuracies": study.target_accuracies,
         "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
+        "numerics": study.numerics,
         "shapes": shapes,
         "versions": {
             "suite": __version__,
@@ -190,12 +193,13 @@ def _runs(study: Study, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     shared["plans"] = int(manifest["plans"])
     if manifest["status"] != "ok":
-        empty = {"spent": 0, "use": 0.0, "papers_flops": 0, "rounds": 0, "steps": 0, "mode_note": ""}
+        empty = {"spent": 0, "use": 0.0, "papers_flops": 0, "rounds": 0, "steps": 0, "mode_note": "",
+                 "fingerprint": ""}  # fmt: skip
         return [{**shared, "budget": budget, **empty} for budget in study.budgets]
     return [
         {
             **shared,
-            **{key: row[key] for key in ("budget", "spent", "papers_flops", "rounds", "steps")},
+            **{key: row[key] for key in OF_BUDGET},
             "use": row["spent"] / row["budget"],
             "mode_note": manifest["mode"],
         }

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,17 +19,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from repro import benchmarks
 from repro.errors import UserError
+from repro.numerics import Numerics
 from repro.objectives import Optimizer
 from repro.records import Role
+from repro.validation import shown, validated
 from repro.yaml_files import read_yaml
 
-T = TypeVar("T", bound=BaseModel)
 PRESETS = Path(__file__).resolve().parent.parent / "benchmarks" / "presets"
 NUMBERS = 3  # raise when the suite's own code makes other numbers of the same settings
 
@@ -89,7 +89,7 @@ def _rows(value: Any) -> Any:
     if isinstance(value, list):
         for method in value:
             if not isinstance(method, str):
-                raise ValueError(f"{_shown(method)} is no name of a method")
+                raise ValueError(f"{shown(method)} is no name of a method")
         names = _distinct([method_name(method) for method in value])
         return {name: {"method": method} for name, method in zip(names, value, strict=True)}
     if isinstance(value, dict):
@@ -371,6 +371,25 @@ class Evaluation(Section):
     benchmarks: dict[BenchmarkName, Benchmark] = Field(min_length=1)
     profile: Literal["pocket", "quick", "paper"] = "paper"  # see repro/profiles.py
     max_tokens: Tokens | None = None  # of a completion; default: the profile's
+    # Which problems: the benchmarks' own, or those that the study holds out of its training set, asked as the
+    # one benchmark's are. Trials of a tuning look at these.
+    split: Literal["test", "validation"] = "test"
+
+
+class Tuning(Section):
+    """Trials of hyper-parameters: every row as it is, and at each of its points, on the validation split."""
+
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=100), AfterValidator(_distinct)]
+    points: dict[
+        MethodId, Annotated[list[dict[str, Any]], Field(min_length=1, max_length=5)]
+    ]  # by row or method
+
+
+class Tuned(Section):
+    """The trials whose choices are a study's hyper-parameters."""
+
+    file: Path  # what `repro tune` wrote
+    digest: str  # its SHA-256
 
 
 class MethodRow(Section):
@@ -398,6 +417,7 @@ class Study(Section):
         Literal["all"] | Annotated[dict[RowId, MethodRow], Field(min_length=1, max_length=1_000)],
         BeforeValidator(_rows),
     ] = "all"  # every file in baselines/
+    numerics: Numerics = "fast"  # portable: the same bits on every processor; see repro/numerics.py
     gpus: Gpus = Field(default=0, ge=0)  # that one job uses; 0: it runs on the CPU, or on what there is
     data_dir: Path | None = None  # where benchmarks lie; default: $REPRO_DATA_DIR, else data
     problems: Problems
@@ -411,6 +431,8 @@ class Study(Section):
         list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100), AfterValidator(_distinct)
     ] = []
     hyperparameters: dict[MethodId, dict[str, Any]] = {}  # by method, for all its rows
+    tuning: Tuning | None = None  # trials to make; see docs/tuning.md
+    tuned: Tuned | None = None  # trials whose choices are used; default: hyper-parameters as they are above
 
     @model_validator(mode="after")
     def _possible(self) -> Study:
@@ -423,8 +445,28 @@ class Study(Section):
             raise ValueError("process_rewards ladder can only score solutions of problems.source ladder")
         if ("ladder" in self.evaluation.benchmarks) != isinstance(self.problems, LadderProblems):
             raise ValueError("the benchmark ladder goes with problems.source ladder, and with it alone")
+        if self.evaluation.split == "validation" and (
+            len(self.evaluation.benchmarks) > 1 or not self.problems.validation
+        ):
+            raise ValueError(
+                "evaluation.split validation needs one benchmark, and problems.validation above 0"
+            )
+        if self.tuning is not None:
+            if not self.problems.validation:
+                raise ValueError("tuning looks at the validation split; set problems.validation above 0")
+            for seed in self.tuning.seeds:
+                if seed in self.seeds:
+                    raise ValueError(f"seed {seed} is of tuning and of the study; tune with others")
         if self.prompt.chat and isinstance(self.base_model, WarmStart | RandomModel):
             raise ValueError("prompt.chat needs a base model with a chat template (source hub or folder)")
+        dtypes = (self.sampling.dtype, self.training.dtype)
+        if self.numerics == "portable" and (
+            self.gpus or self.sampling.engine != "transformers" or dtypes != ("float32", "float32")
+        ):
+            raise ValueError(
+                "numerics portable is for the CPU: it goes with gpus 0, sampling.engine transformers and "
+                "dtype float32"
+            )
         engines = self.sampling.tensor_parallel * self.sampling.data_parallel
         if self.gpus and engines > self.gpus:
             raise ValueError(
@@ -437,21 +479,25 @@ class Study(Section):
         return self.data_dir or Path(os.environ.get("REPRO_DATA_DIR", "data"))
 
 
-def _shown(value: Any) -> str:
-    """A value in a sentence, shortened."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 def load_study(path: Path) -> Study:
     """The study in a YAML file, on the presets that it names. Raises UserError naming the file, the key and
     the mend."""
-    own = _mapping(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
-    presets = {str(one): _mapping(one, "name a preset in UTF-8") for one in _presets(path, own)}
+    layers = _layers(path, "name a study in UTF-8, such as benchmarks/studies/pocket.yaml")
     values: dict[str, Any] = {}
-    for layer in (*presets.values(), own):
-        values = _merged(values, layer)
-    return validated(Study, values, str(path), {str(path): own, **dict(reversed(presets.items()))})
+    for layer in layers.values():
+        values = merged(values, layer)
+    return validated(Study, values, str(path), dict(reversed(layers.items())))
+
+
+def _layers(path: Path, mend: str, above: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """What the files hold that a study is made of, the lowest first: presets may stand on others."""
+    if str(path) in above:
+        raise UserError(f"{above[-1]}: `preset` leads back to {path}; remove it from one of them")
+    own = _mapping(path, mend)
+    found: dict[str, dict[str, Any]] = {}
+    for preset in _presets(path, own):
+        found |= _layers(preset, "name a preset in UTF-8", (*above, str(path)))
+    return found | {str(path): own}
 
 
 def _mapping(path: Path, mend: str) -> dict[str, Any]:
@@ -468,7 +514,7 @@ def _presets(path: Path, study: dict[str, Any]) -> list[Path]:
     found = []
     for name in named if isinstance(named, list) else [named]:
         if not isinstance(name, str):
-            raise UserError(f"{path}: `preset` names presets, one or a list of them, and not {_shown(name)}")
+            raise UserError(f"{path}: `preset` names presets, one or a list of them, and not {shown(name)}")
         file = Path(name) if "/" in name or name.endswith(".yaml") else PRESETS / f"{name}.yaml"
         if not file.is_file():
             there = ", ".join(sorted(one.stem for one in PRESETS.glob("*.yaml"))) or "none"
@@ -477,81 +523,11 @@ def _presets(path: Path, study: dict[str, Any]) -> list[Path]:
     return found
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """``above`` on top of ``below``: mappings key by key, anything else replaced."""
     both = {
-        key: _merged(below[key], above[key])
+        key: merged(below[key], above[key])
         for key in below.keys() & above.keys()
         if isinstance(below[key], dict) and isinstance(above[key], dict)
     }
     return below | above | both
-
-
-def validated(
-    model: type[T], values: dict[str, Any], where: str, layers: Mapping[str, dict[str, Any]] | None = None
-) -> T:
-    """``model`` from ``values``; the first thing wrong becomes a UserError in one sentence that begins with
-    ``where``, or with the first of ``layers``, of which the values were made, that has the key at fault."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        # A misspelt key is unknown, and what it was meant for missing: say the former. And whoever gives a
-        # section does not want the word that could stand in its place.
-        first = min(
-            error.errors(),
-            key=lambda one: (
-                one["type"] != "extra_forbidden",
-                one["type"] == "literal_error" and isinstance(one["input"], dict | list),
-            ),
-        )
-        missing = first["type"] == "missing"
-        parts = _keys_at(values, first["loc"])
-        if parts:
-            where = next((name for name, layer in (layers or {}).items() if _holds(layer, parts)), where)
-        shown = [*parts, first["loc"][-1]] if missing else parts
-        key = ".".join(text if len(text) <= 100 else f"{text[:97]}..." for text in map(str, shown))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(_fields_at(model, first["loc"][:-1]))
-            raise UserError(f"{where}: unknown key `{key}`; known here: {known}") from None
-        if missing:
-            raise UserError(f"{where}: key `{key}` is missing; add it") from None
-        given = "" if isinstance(first["input"], dict) else f" (it is {_shown(first['input'])})"
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: `{key}`: {message}{given}" if key else f"{where}: {message}") from None
-
-
-def _keys_at(values: Any, location: Sequence[Any]) -> list[Any]:
-    """An error's location as keys of the file: without the names that pydantic gives to alternatives."""
-    parts = []
-    for part in location:
-        known = (
-            isinstance(part, int) if isinstance(values, list) else isinstance(values, dict) and part in values
-        )
-        if known:
-            values = values[part]
-            parts.append(part)
-    return parts
-
-
-def _holds(values: Any, keys: Sequence[Any]) -> bool:
-    """Whether there is something at these keys."""
-    return len(_keys_at(values, keys)) == len(keys)
-
-
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Field names of the section that an error's location points into."""
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # the tag of a discriminated union, or a list index
-        sections = [
-            option
-            for option in (field.annotation, *get_args(field.annotation))
-            if isinstance(option, type) and issubclass(option, BaseModel)
-        ]
-        for section in sections:
-            source = section.model_fields.get("source")
-            if source is None or get_args(source.annotation)[0] in location:
-                model = section
-                break
-    return list(model.model_fields)

@@ -19,11 +19,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, create_model
 
-from repro import files
-from repro.config import NAME, MethodRow, Study, is_path, method_name, validated
+from repro import files, tuned
+from repro.config import NAME, MethodRow, Study, is_path, merged, method_name
 from repro.errors import RunFailed, UserError
 from repro.method import Lab, Method
 from repro.records import Role
+from repro.validation import validated
 
 M = TypeVar("M", bound=Method)
 ROOT = Path(__file__).resolve().parent.parent
@@ -294,9 +295,15 @@ def load_method(study: Study, row: str, folder: Path = BASELINES) -> Method:
     name = method_name(spec.method)
     own, shared = spec.hyperparameters, study.hyperparameters.get(name, {})
     of_method = f"study {study.name}, hyperparameters.{name}"
-    layers = {f"study {study.name}, methods.{row}": own, of_method: shared}
+    tuned_to = tuned.chosen(study, row)
+    layers = {
+        f"study {study.name}, tuned.file": tuned_to,
+        f"study {study.name}, methods.{row}": own,
+        of_method: shared,
+    }
     title = spec.title or cls.title + (f" ({', '.join(_told(own))})" if own else "")
-    return instance(_as_row(cls, title, spec.role), shared | own, of_method, layers)
+    values = merged(shared | own, tuned_to)
+    return instance(_as_row(cls, title, spec.role), values, of_method, layers)
 
 
 def load_methods(study: Study, folder: Path = BASELINES) -> dict[str, Method]:

@@ -25,7 +25,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from repro import files, identity, problems
+from repro import files, identity, numerics, problems
 from repro.config import BenchmarkName, Study
 from repro.errors import UserError
 from repro.flops import ModelShape, Tally, sample_tally
@@ -121,6 +121,7 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     """
     from repro.sampling import sampler_for
 
+    numerics.check(study.numerics)
     run = files.read_checked(layout.run(method, seed), ("title", "key", "budgets"))
     for name in study.evaluation.benchmarks:
         problems.check(layout.problems, f"test/{name}")

@@ -45,6 +45,7 @@ def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
     """What of a study, a method and the installed libraries a run depends on, beside files."""
     return {
         "numbers": NUMBERS,
+        "numerics": study.numerics,
         "verifier": VERIFIER,
         "libraries": libraries(study.sampling.engine),
         "name": name,
@@ -72,7 +73,7 @@ def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[Be
     """Of an evaluation's parts, one a benchmark: what a checkpoint with the fingerprint ``weights`` does on
     it depends on problems, task files, settings, seed and engine."""
     names = {}
-    sampling = study.sampling.numbers(), stops(study.prompt), engine(study)
+    sampling = study.sampling.numbers(), stops(study.prompt), engine(study), study.numerics
     for name in study.evaluation.benchmarks:
         read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
         key = files.digest(
@@ -88,7 +89,7 @@ def base_settings(study: Study) -> list[Any]:
     spec = study.base_model
     found: list[Any] = [NUMBERS, spec.model_dump(mode="json")]
     if isinstance(spec, WarmStart | RandomModel):
-        found.append(libraries())
+        found += [libraries(), study.numerics]
     if isinstance(spec, WarmStart):
         found += [templates(study.prompt), study.training.max_length, study.training.dtype]
     return found

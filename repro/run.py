@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import repro
-from repro import base_model, files, identity, problems
+from repro import base_model, files, identity, numerics, problems
 from repro.config import Study, WarmStart
 from repro.discovery import load_method, own_modules
 from repro.errors import RunFailed, UserError
@@ -34,6 +34,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
 
     Raises UserError for what the user can mend (missing input, full disk).
     """
+    numerics.check(study.numerics)
     method = load_method(study, name)
     training_set = problems.read_prepared(layout.problems, "train")
     base = base_fingerprint(layout)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from repro.numerics import Numerics
+
 
 class Account(StrEnum):
     """What compute was spent on."""
@@ -24,12 +26,13 @@ class Account(StrEnum):
 INSIDE = (Account.TRAIN, Account.SAMPLE, Account.SEARCH, Account.REWARD)  # count against the budget
 OUTSIDE = (Account.RULES, Account.EVALUATE, Account.WARM_START)
 
-# One line for each run at each budget. `plans`: 1 where the method plans from its budget, so that each budget
+# One line for each run at each budget. `fingerprint` is of the checkpoint's weights, blank where there is
+# none. `plans`: 1 where the method plans from its budget, so that each budget
 # has a run of its own; else one run serves all budgets, one after the other.
 RUNS = {
     "method": str, "title": str, "role": str, "paper": str, "seed": int, "budget": int, "plans": int,
     "spent": int, "use": float, "papers_flops": int, "status": str, "reason": str, "rounds": int,
-    "steps": int, "mode_note": str, "key": str,
+    "steps": int, "mode_note": str, "key": str, "fingerprint": str,
 }  # fmt: skip
 # Counts of :class:`repro.flops.Tally`.
 TALLY = ("sequences", "prompt_tokens", "completion_tokens", "tokens", "logits", "pairs", "padded")
@@ -71,6 +74,11 @@ SEEN = {
     "kl": "divergence from the base (nats per token)",
 }
 VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": int, "pool": int}
+# The trials that chose the rows' hyper-parameters, with those that a point sets (JSON); none where the study
+# names no tuning. Point 0 is the row as it is; scores are of the validation split, blank where a run failed.
+TUNING = {
+    "method": str, "point": int, "settings": str, "seed": int, "flops": int, "score": float, "chosen": int,
+}  # fmt: skip
 # What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and
 # nothing else in the records does. `flops` are those lost in crashes and done again; joules are blank where
 # nothing measures them.
@@ -91,6 +99,7 @@ CSV = {
     "ledger.csv": LEDGER,
     "monitors.csv": MONITORS,
     "visits.csv": VISITS,
+    "tuning.csv": TUNING,
     "machine.csv": MACHINE,
 }
 FILES = (*CSV, "samples.parquet")  # whose SHA-256 study.json holds
@@ -138,6 +147,7 @@ class Facts(_Facts):
     evaluation: EvaluationFacts
     target_accuracies: list[float]
     model: ModelFacts
+    numerics: Numerics
     shapes: dict[str, dict[str, Count]]  # id -> the integers of :class:`repro.flops.ModelShape`
     versions: dict[str, str]
     command: str

@@ -94,3 +94,8 @@ def _encodable(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
+
+
+def write_yaml(path: Path, value: dict[str, Any]) -> None:
+    """Write a mapping of plain values, which :func:`read_yaml` gives back."""
+    files.write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

@@ -418,6 +418,26 @@ STATISTICS = [
         "low if mean > 0 else 0.0": "low",
         "/ 2 / (problems * (problems + 1))": "/ (problems * (problems + 1))",
     }),
+    *seen_by("repro/reporting/curves.py", "tests/test_curves.py", {
+        "np.where(ever, np.where(at == 0, 0.0, found), budgets[-1])": "np.where(ever, found, budgets[-1])",
+        "np.where(at == 0, budgets[0], found), np.inf)": "np.where(at == 0, budgets[0], found), budgets[-1])",
+        "(budgets[at] / budgets[before]) ** part": "(1 + (budgets[at] / budgets[before] - 1) * part)",
+        "np.minimum(a[..., -1], b[..., -1])": "np.maximum(a[..., -1], b[..., -1])",
+        "+ 1) / 2  # [seed of a": "+ 2) / 3  # [seed of a",
+        "rng.multinomial(seeds - 1,": "rng.multinomial(seeds + 1,",
+        "> above[:, None] + TOLERANCE": ">= above[:, None] - TOLERANCE",
+        'method="lower"': 'method="higher"',
+        "inside = np.all(": "inside = np.any(",
+    }),
+    *seen_by("repro/reporting/comparisons.py", "tests/test_comparisons.py", {
+        "if percentile_interval(gain, gain)[0] <= 0:": "if percentile_interval(gain, gain)[1] <= 0:",
+        "common_score(ours[1], theirs[1]) - base[1]": "ours[1][:, -1] - base[1]",
+        "shares(strata) * (1 + bootstrap(strata))": "(1 + bootstrap(strata)) / len(strata)",
+        "each.std(ddof=1)": "each.std()",
+        "float(min(ranked, default=0.0))": "float(max(ranked, default=0.0))",
+        "and (np.diff(flops_of_row) > 0).all():": ":",
+        "> (1 - LEVEL) / 2:": "> 1:",
+    }),
     *seen_by("repro/reporting/analysis.py", "tests/test_statistics.py", {
         "adjusted = holm([d.p for d in found if isinstance(d, Difference)])":
             "adjusted = [d.p for d in found if isinstance(d, Difference)]",
@@ -427,8 +447,6 @@ STATISTICS = [
             "found.each[self._at(method, budget)] - np.sort(found.each[self._at(reference, budget)])",
         "alpha = ALPHA / len(pairs)": "alpha = ALPHA",
         "row.role in (Role.METHOD, Role.ABLATION)": "row.role in (Role.METHOD,)",
-        "score.mean >= target - 1e-9": "score.low >= target - 1e-9",
-        "budget if self._trained(method) else 0": "budget",
     }),
     *seen_by("repro/reporting/analysis.py", "tests/test_coverage.py", {
         "max(0.0, 1 - sum(found.samples[at] for at in trained) / variance)": "0.0",
@@ -440,6 +458,58 @@ STATISTICS = [
         "ALPHA / comparisons": "ALPHA",
         "problems - 1)": "1e9)",
         "2 * pooled_df(seeds, budgets) if seeds > 1": "1e9 if seeds > 1",
+    }),
+]  # fmt: skip
+
+TUNING = [
+    *seen_by("repro/planning/tuning.py", "tests/test_tuning.py", {
+        "np.sqrt(2 * np.nanmean(scores.var(1, ddof=1)) / seeds)": "0.0",
+        "means[best] - means[0] > error": "means[best] > means[0]",
+        "scores.var(1, ddof=1)": "scores.var(1)",
+        "np.nanargmax(means)": "np.argmax(means)",
+        "for key in (*spec.hyperparameters, *point)": "for key in point",
+        '"budgets": [study.budgets[-1]]': '"budgets": study.budgets',
+        '"split": "validation"': '"split": "test"',
+        "number == best)": "number == 0)",
+        "merged(shared | spec.hyperparameters, point)": "shared | spec.hyperparameters | point",
+    }),
+    *seen_by("repro/tuned.py", "tests/test_tuning.py", {
+        "if found != study.tuned.digest:": "if False:",
+        "trial.method == row and trial.chosen": "trial.method == row",
+    }),
+    *seen_by("repro/discovery.py", "tests/test_tuning.py", {
+        "values = merged(shared | own, tuned_to)": "values = shared | own",
+        "merged(shared | own, tuned_to)": "(shared | own | tuned_to)",
+    }),
+    *seen_by("repro/problems/__init__.py", "tests/test_tuning.py", {
+        "dict.fromkeys(study.evaluation.benchmarks, drawn.validation)":
+            "dict.fromkeys(study.evaluation.benchmarks, drawn.train)",
+    }),
+    *seen_by("repro/reporting/costs.py", "tests/test_tables.py", {
+        "sum(found) / len(found) for point": "max(found) for point",
+        'chosen = next(line for line in lines if line["chosen"])': "chosen = lines[0]",
+    }),
+]  # fmt: skip
+
+REPRODUCTION = [
+    Mutant("repro/numerics.py", 'if settled and found != "AVX2":', "if False:",
+           ("tests/test_numerics.py::test_a_processor_without_avx2_is_refused_in_a_sentence",)),
+    Mutant("repro/numerics.py", '{"numpy", "torch"} & sys.modules.keys()', "False",
+           ("tests/test_numerics.py::test_portable_numerics_that_were_not_settled_are_refused",)),
+    Mutant("repro/numerics.py", "if not settled or torch.get_num_threads() != 1:", "if False:",
+           ("tests/test_numerics.py::test_portable_numerics_that_were_not_settled_are_refused",)),
+    Mutant("repro/numerics.py", "os.environ.update(PORTABLE)", "os.environ.update(THREADS)",
+           ("tests/test_numerics.py::test_what_is_settled_before_torch_holds_whatever_the_environment_says",)),
+    *seen_by("repro/reporting/replication.py", "tests/test_replication.py", {
+        "if new[name] != old[name]:": "if False:",
+        "p[at] < ALPHA": "p[at] < 0",
+        "other.problems != benchmark.problems or": "",
+        ".astype(str).sort_values(list(SAMPLE_KEY))": ".astype(str)",
+        'if seeds else "the seeds are others"': "",
+        "if budget in theirs.budgets": "",
+    }),
+    *seen_by("repro/reporting/analysis.py", "tests/test_replication.py", {
+        "[*errors[0].spreads, *errors[1].spreads]": "[]",
     }),
 ]  # fmt: skip
 
@@ -508,8 +578,39 @@ MONITORS = [
     *seen_by("repro/reporting/recount.py", "tests/test_records.py", {"if line[name] > most:": "if False:"}),
 ]  # fmt: skip
 
+CLAIMS = [
+    *seen_by("repro/reporting/claims.py", "tests/test_claims.py", {
+        "elif p < ALPHA and all(worst > 0 for worst, _ in ends):": "elif p < ALPHA:",
+        "elif p < ALPHA and any(best < 0 for _, best in ends):": "elif p < ALPHA:",
+        "all(worst > 0 for worst, _ in ends)": "any(worst > 0 for worst, _ in ends)",
+        "any(best < 0 for _, best in ends)": "all(best < 0 for _, best in ends)",
+        "    if preliminary:\n": "    if False:\n",
+        "return min(1.0, len(effects) * min(behind))": "return min(1.0, min(behind))",
+        "else max(effect.p for effect": "else min(effect.p for effect",
+        "dict(zip(p, holm(list(p.values())), strict=True))": "p",
+        "by = value - (claim.test.metric == RATIO)": "by = value",
+        'return by if claim.test.direction == "higher" else -by': "return by",
+        "against = min(effects,": "against = max(effects,",
+        "for budget in study.budgets if curve else (study.top,):": "for budget in (study.top,):",
+        "        if untrained(study, row, study.top):": "        if False:",
+        "effect.low <= most and effect.high >= least": "effect.low <= least and effect.high >= most",
+        "values.append(rounds[max(rounds)]": "values.append(rounds[min(rounds)]",
+        "if percentile_interval(gain, gain)[0] <= 0:": "if False:",
+        "2 * (1 + int(tail))": "0 * (1 + int(tail))",
+        "if all(row in study.index for row in claim.rows)": "",
+        "return 100 if self.unit": "return 1 if self.unit",
+    }),
+    *seen_by("repro/reporting/published.py", "tests/test_claims.py", {
+        "if figure.control and figure.row in study.index": "if figure.row in study.index",
+        "theirs = figure.value - against.value": "theirs = against.value - figure.value",
+        "alike |= all(same)": "alike |= any(same)",
+        'letter for letter in name.casefold() if letter.isalnum()': "letter for letter in name",
+    }),
+]  # fmt: skip
+
 MUTANTS = [
-    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *VERIFIER, *MONITORS
+    *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *TUNING, *REPRODUCTION, *VERIFIER,
+    *MONITORS, *CLAIMS,
 ]  # fmt: skip
 
 

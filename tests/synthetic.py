@@ -49,7 +49,8 @@ def facts_of(**changes: Any) -> dict[str, Any]:
         "evaluation": {"prompt": {"style": "boxed", "digest": "abc"},
                        "engine": {"engine": "transformers", "torch": "2.13"}, "tasks": {"ladder_sampled": 1}},
         "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
-        "shapes": {"policy": SHAPE.to_json()}, "versions": {"torch": "2.13"}, "command": "snakemake tables",
+        "numerics": "fast", "shapes": {"policy": SHAPE.to_json()},
+        "versions": {"torch": "2.13"}, "command": "snakemake tables",
     } | changes  # fmt: skip
 
 
@@ -64,11 +65,14 @@ def write(
     ledger: Iterable[Mapping[str, Any]] = (),
     monitors: Iterable[Mapping[str, Any]] = (),
     visits: Iterable[Mapping[str, Any]] = (),
+    tuning: Iterable[Mapping[str, Any]] = (),
     machine: Iterable[Mapping[str, Any]] = (),
     samples: Iterable[tuple[Any, ...]] | pd.DataFrame = (),
 ) -> Path:
     """Write a records folder from its lines; ``samples`` in the order of the columns."""
-    for (name, columns), lines in zip(CSV.items(), (runs, ledger, monitors, visits, machine), strict=True):
+    for (name, columns), lines in zip(
+        CSV.items(), (runs, ledger, monitors, visits, tuning, machine), strict=True
+    ):
         text = io.StringIO()
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -83,7 +87,7 @@ def run_line(method: str, seed: int, budget: int, **changes: Any) -> dict[str, A
     line = {
         "method": method, "title": method.capitalize(), "role": "method", "paper": "", "seed": seed,
         "budget": budget, "plans": 0, "spent": 0, "papers_flops": 0, "status": "ok", "reason": "",
-        "rounds": 1, "steps": 1, "mode_note": "", "key": f"{method}-{seed}",
+        "rounds": 1, "steps": 1, "mode_note": "", "key": f"{method}-{seed}", "fingerprint": "",
     } | changes  # fmt: skip
     return {"use": line["spent"] / budget} | line
 
@@ -214,8 +218,18 @@ def write_records(
     )  # fmt: skip
     return write(
         folder, facts, runs=runs, ledger=ledger, monitors=monitors, visits=visits, machine=machine,
-        samples=samples,
+        samples=samples, tuning=_tuning(rows, budgets[-1] - len(seeds)),
     )  # fmt: skip
+
+
+def _tuning(rows: Iterable[Made], flops: int) -> list[dict[str, Any]]:
+    """Two points of each row that trains, of which the second is better by 5 points."""
+    return [
+        {"method": row.method, "point": point, "settings": json.dumps({"rate": 0.1} if point else {}),
+         "seed": seed, "flops": flops, "score": round(0.3 + 0.05 * point + 0.01 * (seed - 100), 2),
+         "chosen": point}
+        for row in rows if row.role is not Role.BASE for point in (0, 1) for seed in (100, 101)
+    ]  # fmt: skip
 
 
 def _monitors(
@@ -291,4 +305,4 @@ def study_of(
         "made", "MADE", f"sampled avg@{k}", k, 99, True, tiers, tier_of,
         {"sampled": scores, "greedy": nothing}, nothing, {},
     )  # fmt: skip
-    return Study(facts, "Made", budget, tuple(range(seeds)), named, runs, [], [], [], [], (benchmark,))
+    return Study(facts, "Made", budget, tuple(range(seeds)), named, runs, [], [], [], [], [], (benchmark,))

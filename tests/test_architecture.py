@@ -18,11 +18,12 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
     {"errors", "files", "yaml_files", "gpus", "machine", "layout", "seeds", "records", "schema", "flops",
-     "benchmarks"},
+     "benchmarks", "numerics", "validation"},
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
     {"method"},
+    {"tuned"},
     {"discovery"},
     {"identity"},
     {"journal", "base_model", "evaluation"},
@@ -33,10 +34,11 @@ LAYERS = [
 # From records to the report there is a way of its own, which knows nothing of running: its modules from the
 # bottom up, each of which imports from those before it.
 REPORTING = [
-    "spread", "statistics", "reading", "results", "recount", "analysis", "table", "costs", "tables",
-    "figures", "page",
+    "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
+    "comparisons", "claims", "published", "tables", "figures", "page",
+    "replication",
 ]  # fmt: skip
-BELOW_REPORTING = {"errors", "files", "flops", "records", "schema"}
+BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files"}
 # What is asked before a study runs looks at all of it.
 PLANNING = "planning"
 

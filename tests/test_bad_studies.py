@@ -201,7 +201,7 @@ def bomb(first: str, row: str) -> str:
         ("a: &a [*a]", "line 1: more than 20000 values"),
         ("a: [" + "1, " * 20_000 + "]", "line 1: more than 20000 values"),
         (SMOKE + "seeds: [1]\n", f"line {END}: the key `seeds` is there twice; mend that line"),
-        (SMOKE.replace("  test: 80", "  test: 80\n  test: 90"), "line 13: the key `test` is there twice"),
+        (SMOKE.replace("  test: 80", "  test: 80\n  test: 90"), "line 14: the key `test` is there twice"),
         ("seeds: [" + "9" * 5_000 + "]", "line 1: a value that is none of its type, int"),
         ("seeds: [0x" + "f" * 50_000 + "]", "line 1: a number is too long"),
         ("a: 2024-13-45", "line 1: a value that is none of its type, timestamp"),
@@ -289,14 +289,14 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
             ["evaluate", "--method", "star", "--seed", "9"],
             "has no seed 9; name one of its seeds (0) with --seed",
         ),
-        (["train", "--method", "nobody"], "does not run the method `nobody`; it runs adastar"),
-        (["evaluate", "--method", "nobody"], "does not run the method `nobody`; it runs adastar"),
+        (["train", "--method", "nobody"], "does not run the method `nobody`; it runs star"),
+        (["evaluate", "--method", "nobody"], "does not run the method `nobody`; it runs star"),
     ],
 )
 def test_a_run_that_the_study_does_not_have(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    study = str(ROOT / "benchmarks" / "studies" / "smoke.yaml")
+    study = str(ROOT / "benchmarks" / "studies" / "gsm8k-random.yaml")
     assert run_command(monkeypatch, arguments[0], study, *arguments[1:]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"repro: {study} {sentence}") and said.count("\n") == 1

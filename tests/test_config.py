@@ -179,7 +179,7 @@ def test_a_study_stands_on_its_presets(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ({"sampling": {"colour": 1}}, "PRESET: unknown key `sampling.colour`; known here: engine"),
         ({"sampling": {"chunk": 0}}, "PRESET: `sampling.chunk`: Input should be greater than 0 (it is 0)"),
-        ({"preset": "more"}, "PRESET: unknown key `preset`; known here: name"),
+        ({"preset": "more"}, "PRESET: `preset` names `more`, but "),
         ({"gpus": 2, "seeds": [-1]}, "STUDY: `budgets`: Input should be a valid list"),
     ],
 )
@@ -189,6 +189,16 @@ def test_a_mistake_in_a_preset_names_it(tmp_path: Path, values: dict[str, Any], 
         load(tmp_path, preset=path, **({"budgets": 5} if "gpus" in values else {}))
     wanted = sentence.replace("PRESET", path).replace("STUDY", str(tmp_path / "study.yaml"))
     assert str(caught.value).startswith(wanted)
+
+
+def test_presets_stand_on_presets_but_not_on_themselves(tmp_path: Path) -> None:
+    lowest = preset(tmp_path, "lowest", sampling={"chunk": 3, "batch_size": 4}, seeds=[5])
+    study = load(tmp_path, preset=preset(tmp_path, "middle", preset=lowest, sampling={"chunk": 7}))
+    assert (study.sampling.chunk, study.sampling.batch_size, study.seeds) == (7, 4, [0, 1])
+    circle = preset(tmp_path, "circle", preset=str(tmp_path / "middle.yaml"))
+    preset(tmp_path, "lowest", preset=circle)
+    with pytest.raises(UserError, match=r"lowest.yaml: `preset` leads back to .*circle.yaml"):
+        load(tmp_path, preset=circle)
 
 
 @pytest.mark.parametrize(

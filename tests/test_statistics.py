@@ -463,7 +463,6 @@ def test_an_incomplete_row_is_x_with_its_reason_and_never_a_partial_mean(analysi
     assert isinstance(analysis.difference("crashed", "base", BUDGETS[3]), X)
     assert isinstance(analysis.difference("good", "crashed", BUDGETS[3]), X)
     assert isinstance(analysis.pass_at("crashed", BUDGETS[3], 1), X)
-    assert isinstance(analysis.flops_to("crashed", 0.99), X)
 
 
 def test_pass_at_1_is_the_score_and_pass_at_k_grows(analysis: Analysis) -> None:
@@ -510,17 +509,6 @@ def test_benchmarks_are_apart(tmp_path: Path) -> None:
         score = Analysis(study, name).accuracy("good", BUDGETS[3])
         assert isinstance(score, Estimate) and score.mean == pytest.approx(wanted)
     assert gsm8k.benchmark.title == "GSM8K"
-
-
-def test_flops_to_a_target_is_a_measured_budget(analysis: Analysis) -> None:
-    reached = analysis.flops_to("good", 0.5)
-    assert reached in BUDGETS
-    for budget in BUDGETS:
-        score = analysis.accuracy("good", budget)
-        assert isinstance(score, Estimate)
-        assert (score.mean >= 0.5) == (budget >= reached)  # type: ignore[operator]
-    assert analysis.flops_to("good", 0.99) is None
-    assert analysis.flops_to("base", 0.01) == 0
 
 
 def test_order_of_calls_and_of_records_does_not_matter(

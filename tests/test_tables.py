@@ -10,6 +10,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,19 +33,24 @@ from synthetic import (
     write_records,
 )
 
+from repro.errors import UserError
 from repro.method import Role
 from repro.reporting.analysis import Analysis
-from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.comparisons import curves_of, targets
+from repro.reporting.costs import costs, machine, stranded, tuning, use
 from repro.reporting.figures import _look, _thinned, monitors
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
-from repro.reporting.table import Bold, Table, flops, p_text, signed, significant
-from repro.reporting.tables import all_tables, leaderboard, overview, targets, tiers
+from repro.reporting.table import DASH, Bold, Table, flops, p_text, signed, significant
+from repro.reporting.tables import all_tables, leaderboard, overview, tiers
 from repro.schema import SEEN
 
-TABLES = ("leaderboard", "tiers", "flops_to_target", "costs", "stranded", "quality", "use", "machine")
+TABLES = (
+    "leaderboard", "differences", "seeds", "tiers", "flops_to_target", "iso_accuracy", "papers",
+    "improvement", "costs", "tuning", "stranded", "quality", "use", "machine",
+)  # fmt: skip
 Line = dict[str, object]
-FIGURES = ("accuracy", "differences", "spend", "frequency", "monitors", "logged")
+FIGURES = ("accuracy", "differences", "gains", "spend", "frequency", "monitors", "logged")
 
 
 @pytest.fixture(scope="session")
@@ -127,11 +133,11 @@ def test_few_seeds_are_preliminary_and_put_nobody_first(tmp_path: Path) -> None:
         board = leaderboard(analysis).markdown()
         page = render(analysis.study, all_tables([analysis]), dict.fromkeys(FIGURES, b""))
         said = [
-            "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "tuned evenly" in board,
+            "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "or settings" in board,
             '<p class="banner" role="note">Preliminary: 4 training' in page,
         ]  # fmt: skip
         assert all(said) if seeds == 4 else not any(said)
-        assert ("**75.0**" in board) == (seeds == 5)
+        assert ("**75.0**" in board) == (seeds == 5) and "not tuned evenly" in board
 
 
 def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
@@ -142,8 +148,10 @@ def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
     per_benchmark = {f"{kind}_{name}.md" for kind in ("leaderboard", "tiers") for name in names}
     assert found == per_benchmark | {f"{name}.md" for name in TABLES} - {"tiers.md"}
     figures = {path.name for path in (tmp_path / "out" / "figures").glob("*.png")}
-    assert figures == {f"{kind}_{name}.png" for kind in ("accuracy", "differences") for name in names} | {
-        "spend.png", "frequency.png", "monitors.png", "logged.png"
+    assert figures == {
+        f"{kind}_{name}.png" for kind in ("accuracy", "differences", "gains") for name in names
+    } | {
+        "profiles.png", "spend.png", "frequency.png", "monitors.png", "logged.png"
     }  # fmt: skip
     tables = {path.stem: pd.read_csv(path) for path in (tmp_path / "out" / "tables").glob("*.csv")}
     overview = tables["leaderboard"].set_index("method")
@@ -153,11 +161,12 @@ def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
         quality = tables["quality"].query("Benchmark == @name.upper()").set_index("method")
         assert quality["pass@1"].loc["good"] == pytest.approx(overview[f"accuracy_{name}"].loc["good"])
         assert (quality["maj@4"].dropna() <= quality["pass@4"].dropna()).all()
-    assert set(tables["flops_to_target"].Benchmark) == {"GSM8K", "MATH500"}
+    for kind in ("flops_to_target", "iso_accuracy", "papers", "improvement", "differences", "seeds"):
+        assert set(tables[kind].Benchmark) == {"GSM8K", "MATH500"}
     page = (tmp_path / "out" / "report.html").read_text()
     checker = _Checker()
     checker.feed(page)
-    assert checker.open == [] and len(checker.images) == 8
+    assert checker.open == [] and len(checker.images) == 11
     assert all(f'<table id="{name}">' in page for name in tables)
 
 
@@ -323,8 +332,8 @@ def test_a_score_without_a_training_step_is_marked(tmp_path: Path) -> None:
     at_top = [overview([analysis]), tiers(analysis)]  # where it has taken steps
     assert not any("\N{DAGGER}" in table.markdown() for table in at_top)
     assert r"50.0$\dagger$" in board.latex()
-    reached = targets([analysis])  # with the base model's score, which is no feat of the method
-    assert reached.cells.iloc[0, 1].startswith("1,000 FLOP\N{DAGGER}")
+    reached = targets([curves_of(analysis)])  # with the base model's score, which is no feat of the method
+    assert reached.cells.iloc[0, 1].startswith("< 1,000 FLOP\N{DAGGER}")
     assert any(note.startswith("\N{DAGGER} no optimizer step") for note in reached.notes)
 
 
@@ -339,7 +348,8 @@ def test_whatever_is_said_of_an_untrained_top_budget_is_marked(tmp_path: Path) -
     board = leaderboard(analysis)
     shown = [*all_tables([analysis]), overview([analysis])]
     marked = {table.name for table in shown if "\N{DAGGER}" in table.cells.to_string()}
-    assert marked == {"leaderboard", "tiers", "flops_to_target", "quality"}
+    wanted = {"leaderboard", "tiers", "flops_to_target", "quality", "differences", "seeds", "improvement"}
+    assert marked == wanted
     noted = {table.name for table in shown if any("not the method" in note for note in table.notes)}
     assert noted == marked
     cells = board.cells.set_index("Method")
@@ -516,7 +526,7 @@ def _untex(cell: str) -> str:
     words = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^",
              r"\textless{}": "<", r"\textgreater{}": ">", r"$\Delta$": "Δ", r"$\ge$": "≥",
              "$-$": "\N{MINUS SIGN}", r"$\times$": "\N{MULTIPLICATION SIGN}",
-             r"$\dagger$": "\N{DAGGER}"}  # fmt: skip
+             r"$\dagger$": "\N{DAGGER}", r"$\infty$": "∞"}  # fmt: skip
     words |= {f"\\{mark}": mark for mark in "%&#_{}$"}
     pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
     assert not re.search(r"[\\%&#_{}$~^<>]", re.sub(pattern, "", cell)), cell
@@ -550,3 +560,61 @@ def test_a_study_of_nothing_but_x_still_builds(tmp_path: Path) -> None:
     build(write_records(tmp_path / "records", rows), tmp_path / "out")
     board = (tmp_path / "out" / "tables" / "leaderboard.md").read_text()
     assert "X ABSENT: unavailable: the study has no process scorer" in board
+
+
+# --- tuning -----------------------------------------------------------------------------------------------
+
+
+def trial(method: str, point: int, seed: int, score: float | str, **changes: Any) -> dict[str, Any]:
+    settings = json.dumps({"optimizer": {"rate": 0.1}, "n": 3} if point else {})
+    line = {"method": method, "point": point, "settings": settings, "seed": seed, "flops": 10**9,
+            "score": score, "chosen": int(point == 1)}  # fmt: skip
+    return line | changes
+
+
+def tuned(folder: Path, lines: list[dict[str, Any]]) -> Analysis:
+    runs = [run_line(method, 0, 10**9) for method in ("a", "b")]
+    samples = [row for method in ("a", "b") for row in solved(method, 0, 10**9, [1, 2])]
+    facts = facts_of(budgets=[10**9], seeds=[0], benchmarks=[ONE_TIER])
+    return Analysis(load(write(folder, facts, runs=runs, samples=samples, tuning=lines)))
+
+
+def test_what_trials_found_and_what_they_cost(tmp_path: Path) -> None:
+    scores = {(0, 7): 0.2, (0, 8): 0.3, (1, 7): 0.4, (1, 8): 0.46}
+    lines = [trial("a", point, seed, score) for (point, seed), score in scores.items()]
+    kept = [trial("b", point, 7, score, chosen=1 - point) for point, score in ((0, 0.5), (1, ""))]
+    analysis = tuned(tmp_path, lines + kept)
+    shown = tuning(analysis).cells.set_index("Method")
+    assert dict(shown.loc["A"]) == {
+        "Trials": "4", "As it is": "25.0", "Chosen": "43.0", "Gain": "+18.0",
+        "Settings": "optimizer.rate 0.1, n 3", "FLOPs": "4.00 GFLOP",
+    }  # fmt: skip
+    assert dict(shown.loc["B"]) == {
+        "Trials": "2", "As it is": "50.0", "Chosen": "50.0", "Gain": DASH, "Settings": "as it is",
+        "FLOPs": "2.00 GFLOP",
+    }  # fmt: skip
+    assert "tuning seeds 7, 8" in tuning(analysis).notes[0]
+    board = leaderboard(analysis).markdown()
+    assert "of 4 trials of each row" in board and "not tuned evenly" not in board and "Not tuned" not in board
+    alone = leaderboard(tuned(tmp_path / "alone", lines)).markdown()
+    assert "Not tuned: B." in alone and "or settings" not in alone
+    assert list(costs(analysis).cells.set_index("Method")["(tuning)"]) == ["4.00", "2.00"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"settings": "[]"}, r"tuning.csv, line 3: the settings are no mapping"),
+        ({"settings": "{"}, r"tuning.csv, line 3: the settings are no mapping"),
+        (
+            {"point": 0, "seed": 9},
+            r"tuning.csv, line 3: the settings are no mapping, or a point is chosen for one",
+        ),
+        ({"chosen": 0}, "of the trials of a none is the row as it is, or not one point is chosen"),
+    ],
+)
+def test_trials_that_make_no_sense_are_refused(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tuned(tmp_path, [trial("a", 0, 7, 0.2), trial("a", 1, 7, 0.3) | changes])

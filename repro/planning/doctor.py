@@ -26,6 +26,7 @@ from repro.config import Folder, HubModel, JsonlProblems, RewardModel, Study, lo
 from repro.discovery import ROOT, Broken, load_method, method_ids, rows
 from repro.errors import UserError
 from repro.layout import Layout
+from repro.numerics import CAPABLE, capability
 from repro.planning import plan, shapes
 from repro.planning.hardware import GIB
 from repro.planning.rehearsal import mend
@@ -173,6 +174,16 @@ def _engine(case: Case) -> Iterator[str | Problem]:
             yield Problem("vLLM's CPU build calls lscpu, which is not here; install util-linux")
     if good:
         yield f"{found} {release}"
+
+
+def _numerics(case: Case) -> Iterator[str | Problem]:
+    if case.study.numerics == "portable" and capability() not in CAPABLE:
+        yield Problem(
+            f"portable needs an x86-64 processor with AVX2, and torch finds {capability()} here; set "
+            "`numerics: fast`"
+        )
+    else:
+        yield case.study.numerics
 
 
 # -- hardware ---------------------------------------------------------------------------------------------
@@ -342,7 +353,8 @@ def _methods(case: Case) -> Iterator[str | Problem]:
 
 
 def _budget(case: Case) -> Iterator[str | Problem]:
-    """Whether every budget trains every method that spends, and the lowest completes two of its rounds."""
+    """Whether every budget trains every method that spends, and is enough for two of its rounds: the lowest,
+    or, where each budget has a run of its own, the top one."""
     good = True
     for name, play in case.plan.plays.items():
         if play.failed:
@@ -356,7 +368,7 @@ def _budget(case: Case) -> Iterator[str | Problem]:
         for one in play.standings:
             if not one.steps:
                 lack = "takes no optimizer step"
-            elif one is play.standings[0] and one.completed < 2 and not method.one_round:
+            elif one is play.iterates and one.completed < 2 and not method.one_round:
                 lack = f"completes {one.completed} of two rounds"
             else:
                 continue
@@ -370,7 +382,7 @@ def _budget(case: Case) -> Iterator[str | Problem]:
             )
             break
     if good:
-        yield "in a rehearsal all of them train every method, and the lowest completes two of its rounds"
+        yield "in a rehearsal all of them train every method, for two of its rounds"
 
 
 def _lengths(case: Case) -> Iterator[str | Problem]:
@@ -420,6 +432,7 @@ CHECKS: dict[str, Check] = {
     "python": _python,
     "packages": _packages,
     "engine": _engine,
+    "numerics": _numerics,
     "gpus": _gpus,
     "methods": _methods,
     "base model": _base_model,

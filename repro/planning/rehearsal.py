@@ -88,6 +88,12 @@ class Play:
         return self.standings if self.planned else self.standings[-1:]
 
     @property
+    def iterates(self) -> Standing:
+        """Where it is to have completed two rounds: by the lowest budget, or, where each budget has a run of
+        its own, in that of the top one. Fewer are what such a method is with a small budget."""
+        return self.standings[-1 if self.planned else 0]
+
+    @property
     def spends(self) -> bool:
         """Whether it calls the Lab at all."""
         return any(standing.calls for standing in self.standings)

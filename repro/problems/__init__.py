@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,13 @@ def read_prepared(folder: Path, split: str) -> ProblemSet:
 
 def draw(study: Study) -> Drawn:
     """The problems of a study. Raises UserError for a file that is missing, malformed or too short."""
+    drawn = _draw(study)
+    if study.evaluation.split == "test":
+        return drawn
+    return replace(drawn, tests=_limited(study, dict.fromkeys(study.evaluation.benchmarks, drawn.validation)))
+
+
+def _draw(study: Study) -> Drawn:
     spec = study.problems
     if isinstance(spec, LadderProblems):
         # Its splits share no problem by construction, and all its problems share their phrases.

@@ -26,7 +26,7 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from repro.records import Role
 from repro.reporting.results import ENOUGH_SEEDS, Mode, Row, Study, X
@@ -167,6 +167,27 @@ class Analysis:
         p = sign_flip_p(each, found.tier_of, samples, error.kept, error.seeds, error.seeds_df)
         return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
 
+    def replication(self, other: Analysis, method: str, budget: int) -> Difference | X:
+        """Score of a row less that of the same row in another study with the same problems, paired by
+        problem; each has its own training seeds. Its p-value is that of Student's t."""
+        for lack in (self._lacks(method, budget), other._lacks(method, budget)):
+            if lack:
+                return lack
+        ours, theirs = self._scores(), other._scores()
+        each = ours.each[self._at(method, budget)] - theirs.each[other._at(method, budget)]
+        errors = [
+            analysis._error(found, each, (-1, 1), budget, method)
+            for analysis, found in ((self, ours), (other, theirs))
+        ]
+        kept = max(0.0, sum(error.kept for error in errors) - 1)  # each takes out its own samples
+        unseen = errors[0].problems - errors[0].kept * float(problem_variance(each, ours.tier_of))
+        problems = kept * float(problem_variance(each, ours.tier_of)) + unseen
+        error = _Error(kept, problems, ours.df, [*errors[0].spreads, *errors[1].spreads])
+        mean = float(macro_mean(each, ours.tier_of))
+        low, high = difference_interval(mean, error.variance, error.df)
+        p = 2 * stdtr(error.df, -abs(mean) / np.sqrt(error.variance)) if mean else 1.0
+        return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
+
     def _difference_of(
         self, found: _Scores, method: str, reference: str, budget: int
     ) -> tuple[np.ndarray, _Error]:
@@ -304,17 +325,6 @@ class Analysis:
         lack = self.study.incomplete(method, budget)
         at = self.study.index[method], slice(None), self.study.budgets.index(budget)
         return lack or float(self.benchmark.rates[name][at].mean())
-
-    def flops_to(self, method: str, target: float) -> int | X | None:
-        """The smallest budget whose score reaches ``target``, None where none does. Only checkpoints that
-        were evaluated count: nothing is interpolated. The untouched base needs 0."""
-        for budget in self.study.budgets:
-            score = self.accuracy(method, budget)
-            if isinstance(score, X):
-                return score
-            if score.mean >= target - 1e-9:
-                return budget if self._trained(method) else 0
-        return None
 
     def _title(self, method: str) -> str:
         return self.study.rows[self.study.index[method]].title

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from repro.reporting.table import (
     flop_unit,
     flops,
     percent,
+    signed,
     significant,
     span,
     table_of,
@@ -45,8 +47,10 @@ def costs(analysis: Analysis) -> Table:
     columns = [*(account.capitalize() for account in INSIDE), "Total", "Papers'\nconvention",
                *(f"({account})" for account in _BESIDE)]  # fmt: skip
     for row in analysis.by_score:
+        tried = sum(line["flops"] for line in study.trials(row.method))
+        of_trials = {"(tuning)": significant(tried / unit) if tried else DASH} if study.tuning else {}
         if study.incomplete(row.method, top):
-            cells.append({"Method": row.title} | dict.fromkeys(columns, "X"))
+            cells.append({"Method": row.title} | dict.fromkeys(columns, "X") | of_trials)
             continue
         spend = account_means(study, row.method)
         total = sum(spend[account][0] for account in INSIDE)
@@ -64,13 +68,15 @@ def costs(analysis: Analysis) -> Table:
             significant(total / unit) if total else DASH,
             f"{significant(papers / unit)}\n{TIMES} {papers / total:.2f}" if total else DASH,
         ]
-        cells.append({"Method": row.title} | dict(zip(columns, shown, strict=True)))
+        cells.append({"Method": row.title} | dict(zip(columns, shown, strict=True)) | of_trials)
     notes = [
         f"{name} at the top budget of {flops(top)}, mean over seeds, with the share of the total.",
         "Papers' convention: 2 FLOPs per parameter and sampled token, the padded prompt counted for "
         f"every sample, and 6 per parameter and padded training token; {TIMES} is its ratio to the total.",
         "Accounts in brackets are outside the budget. (rules): rewards by rule cost nothing; shown is what a "
-        "reward model of the policy's size would have cost.",
+        "reward model of the policy's size would have cost."
+        + " (tuning): all trials of the row together."
+        * bool(study.tuning),
     ]
     warm, papers_warm = study.warm_start
     if warm:
@@ -81,6 +87,53 @@ def costs(analysis: Analysis) -> Table:
             "convention), outside every budget."
         )
     return table_of(study, "costs", "Spend by account", cells, data, notes)
+
+
+def tuning(analysis: Analysis) -> Table:
+    """What the trials of each row found: its score as it is and at the point that was chosen."""
+    study = analysis.study
+    cells: list[dict[str, str]] = []
+    data: list[dict[str, Any]] = []
+    for row in analysis.by_score:
+        lines = study.trials(row.method)
+        if not lines:
+            continue
+        points = {line["point"] for line in lines}
+        scores = {point: [line["score"] for line in lines if line["point"] == point] for point in points}
+        means = {point: None if None in found else sum(found) / len(found) for point, found in scores.items()}
+        chosen = next(line for line in lines if line["chosen"])
+        before, after = means[0], means[chosen["point"]]
+        gain = None if before is None or after is None else after - before
+        spent = sum(line["flops"] for line in lines)
+        cells.append({
+            "Method": row.title,
+            "Trials": str(len(lines)),
+            "As it is": "X" if before is None else percent(before),
+            "Chosen": "X" if after is None else percent(after),
+            "Gain": DASH if not chosen["point"] or gain is None else signed(gain),
+            "Settings": _settings(json.loads(chosen["settings"])) or "as it is",
+            "FLOPs": flops(spent),
+        })  # fmt: skip
+        data.append({"method": row.method, "title": row.title, "trials": len(lines), "default": before,
+                     "tuned": after, "point": chosen["point"], "settings": chosen["settings"],
+                     "flops": spent})  # fmt: skip
+    seeds = sorted({line["seed"] for line in study.tuning})
+    notes = [
+        "Scores on the validation split, in percent, mean over the tuning seeds "
+        f"{', '.join(map(str, seeds))}: problems held out of the training set, none a test problem. The "
+        "best of several is the higher for the choice; the leaderboard's scores are of other problems and "
+        "seeds.",
+        "A row stays as it is where that is within one standard error of its best point.",
+    ]
+    return table_of(study, "tuning", "Tuning", cells, data, notes)
+
+
+def _settings(values: Mapping[str, Any], within: str = "") -> str:
+    """Hyper-parameters in a line: ``optimizer.learning_rate 0.001``."""
+    return ", ".join(
+        _settings(value, f"{within}{key}.") if isinstance(value, dict) else f"{within}{key} {value}"
+        for key, value in values.items()
+    )
 
 
 def stranded(analysis: Analysis) -> Table:

@@ -22,11 +22,13 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference
+from repro.reporting.comparisons import opponents
 from repro.reporting.costs import account_means
+from repro.reporting.curves import score_distribution, seed_weights
 from repro.reporting.results import Row, X
-from repro.reporting.statistics import ALPHA
-from repro.reporting.table import MINUS, flop_unit, flops
-from repro.reporting.tables import stem, tier_title
+from repro.reporting.statistics import ALPHA, DRAWS, LEVEL, macro_mean
+from repro.reporting.table import MINUS, flop_unit, flops, stem
+from repro.reporting.tables import tier_title
 from repro.schema import INSIDE, SEEN
 
 _COLOURS = (
@@ -41,8 +43,13 @@ _GREYS = {
     Role.UPPER: ("#444444", (0, (1, 1.5))),
     Role.BASE: ("#777777", (0, (8, 3))),
 }
-_ACROSS = 3  # panels of small multiples
+_ACROSS = 3  # panels of monitors
+_AGAINST: tuple[dict[str, Any], ...] = (
+    {"color": "#999999", "lw": 3.0}, {"color": "#009E73", "lw": 1.4}, {"color": "#0072B2", "lw": 1.4},
+)  # fmt: skip
+_FEWEST_CELLS = 5  # of a performance profile
 _ACCOUNTS = {"train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7"}
+_SIGNED = FuncFormatter(lambda v, _: f"{v:+g}".replace("-", MINUS) if v else "0")
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "repro", "svg.fonttype": "path", "text.parse_math": False,
     "font.family": "DejaVu Sans", "font.size": 10,
@@ -61,10 +68,12 @@ def all_figures(analyses: Sequence[Analysis]) -> dict[str, tuple[bytes, bytes]]:
     with matplotlib.rc_context(style):
         figures = {
             stem(name, analysis): make(analysis)
-            for name, make in (("accuracy", accuracy), ("differences", differences))
+            for name, make in (("accuracy", accuracy), ("differences", differences), ("gains", gains))
             for analysis in analyses
         }
         figures |= {"spend": spend(analyses[0]), "frequency": frequency(analyses[0])}
+        if len(cells_of(analyses)) >= _FEWEST_CELLS:
+            figures["profiles"] = profiles(analyses)
         looked_at = dict.fromkeys(line["monitor"] for line in analyses[0].study.monitors)
         shared = [name for name in SEEN if name in looked_at]
         own = [name for name in looked_at if name not in SEEN]
@@ -85,43 +94,130 @@ def _render(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def accuracy(analysis: Analysis) -> Figure:
-    """Score against spent FLOPs, with 95 % bands; the base model is the line across."""
+    """Score against spent FLOPs, a panel for each trained row, best first: its mean with the 95 % band, every
+    training seed, and in grey the other rows. The base model is the line across."""
     study = analysis.study
     unit, name = flop_unit(study.top)
-    figure, axes = _canvas(9.0, max(5.2, 1.0 + 0.19 * len(study.rows)))
-    labels: list[tuple[float, float, str, str]] = []
+    lines: dict[str, np.ndarray] = {}
     for row in study.rows:
-        points = []
+        points: list[list[float]] = []
         for budget in study.budgets:
             score, spent = analysis.accuracy(row.method, budget), study.spent(row.method, budget)
             if not isinstance(score, X) and not isinstance(spent, X):
-                points.append((spent / unit, 100 * score.mean, 100 * score.low, 100 * score.high))
-        if not points:
-            continue
-        x, y, low, high = np.array(points).T
-        look = _look(analysis, row)
-        if row.role is Role.BASE:
-            axes.axhspan(low[-1], high[-1], color="#777777", alpha=0.10, lw=0)
-            axes.axhline(y[-1], **(look | {"marker": None, "lw": 1.2}))
-            labels.append((study.top / unit, y[-1], row.title, look["color"]))
-            continue
-        if row.role is Role.METHOD:
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.08, lw=0)
-        axes.plot(x, y, **look)
-        title = row.title if len(points) == len(study.budgets) else f"{row.title} (X)"
-        labels.append((x[-1], y[-1], title, look["color"]))
-    axes.set_xlabel(f"spent FLOPs ({name})")
-    axes.set_ylabel("accuracy (%)")
+                seeds = _seed_scores(analysis, row, budget)
+                points.append([spent / unit, 100 * score.mean, 100 * score.low, 100 * score.high, *seeds])
+        if points:
+            lines[row.method] = np.array(points).T
+    rows = [row for row in analysis.by_score if row.method in lines and row.role is not Role.BASE]
+    base = next((row for row in study.rows if row.role is Role.BASE and row.method in lines), None)
+    everyone = [np.pad(lines[row.method][:2], ((0, 0), (0, 1)), constant_values=np.nan) for row in rows]
+    figure, panels = _multiples(rows, "accuracy (%)")
+    for axes, row in zip(panels, rows, strict=False):
+        if base is not None:
+            _, y, low, high = lines[base.method][:4, -1]
+            axes.axhspan(low, high, color="#777777", alpha=0.12, lw=0)
+            axes.axhline(y, color="#777777", ls=(0, (5, 2)), lw=1)
+        axes.plot(*np.hstack(everyone), color="#d5d5d5", lw=0.8)
+        (x, y, low, high), seeds = lines[row.method][:4], lines[row.method][4:]
+        colour = _look(analysis, row)["color"]
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+        axes.plot(x, y, color=colour, lw=1.8)
+        for each in seeds:
+            axes.plot(x, each, "o", ms=3.2, mfc="white", mec=colour, mew=0.8)
+    _budget_ticks(panels[0], [budget / unit for budget in study.budgets])
     on = f" on {analysis.benchmark.title}" if len(study.benchmarks) > 1 else ""
-    axes.set_title(f"{study.title}: accuracy{on} at matched FLOPs", pad=12)
-    ticks = [b / unit for b in study.budgets]
-    if ticks[-1] / ticks[0] >= 6:
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
-    _label_ends(axes, labels)
-    _name_missing(figure, analysis)
+    figure.suptitle(f"{study.title}: accuracy{on} at matched FLOPs", x=0.01, ha="left", weight="bold")
+    note = f"Across: spent FLOPs ({name})."
+    note += "  Circles: single training seeds.  Grey: the other rows."
+    note += f"  Dashed: {base.title}." if base else ""
+    _name_missing(figure, analysis, note)
     return figure
+
+
+def _seed_scores(analysis: Analysis, row: Row, budget: int) -> np.ndarray:
+    """[seed] Scores in percent."""
+    study, benchmark = analysis.study, analysis.benchmark
+    y = benchmark.scores["sampled"][study.index[row.method], :, study.budgets.index(budget)]
+    return np.asarray(100 * macro_mean(y, benchmark.strata))
+
+
+def gains(analysis: Analysis) -> Figure:
+    """Paired differences at every budget with 95 % bands, a panel for each trained row, a line for each row
+    that it is compared with."""
+    study = analysis.study
+    unit, name = flop_unit(study.top)
+    against = list(zip(opponents(analysis), _AGAINST, strict=False))
+    rows = [
+        row
+        for row in analysis.by_score
+        if row.role is not Role.BASE and not isinstance(analysis.accuracy(row.method, study.top), X)
+    ]
+    figure, panels = _multiples(rows, "difference (percentage points)")
+    for axes, row in zip(panels, rows, strict=False):
+        axes.axhline(0, color="#555555", lw=1)
+        for other, look in against:
+            found = [
+                (budget / unit, 100 * d.mean, 100 * d.low, 100 * d.high)
+                for budget in study.budgets
+                if row is not other
+                and isinstance(d := analysis.difference(row.method, other.method, budget), Difference)
+            ]
+            if found:
+                x, y, low, high = np.array(found).T
+                axes.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+                axes.plot(x, y, **look)
+        axes.yaxis.set_major_formatter(_SIGNED)
+    _budget_ticks(panels[0], [budget / unit for budget in study.budgets])
+    figure.legend(
+        handles=[Line2D([], [], label=f"against {row.title}", **look) for row, look in against],
+        loc="outside upper left", ncols=len(against) or 1, fontsize=8.5,
+    )  # fmt: skip
+    on = f"  On {analysis.benchmark.title}." if len(study.benchmarks) > 1 else ""
+    _name_missing(figure, analysis, f"Across: budget ({name}).{on}")
+    return figure
+
+
+def profiles(analyses: Sequence[Analysis]) -> Figure:
+    """Share of the cells of a study (a tier of a benchmark, in a training seed) in which a row scores more
+    than so much, at the top budget: a panel for each row, with its 95 % band over seeds."""
+    study = analyses[0].study
+    above = np.linspace(0, 1, 41)
+    found = {row.method: _profile(analyses, row, above) for row in study.rows}
+    curves = {method: profile for method, profile in found.items() if profile is not None}
+    rows = [row for row in analyses[0].by_score if row.method in curves]
+    everyone = [np.append(curves[row.method][0], np.nan) for row in rows]
+    figure, panels = _multiples(rows, "share of cells (%)")
+    for axes, row in zip(panels, rows, strict=False):
+        axes.plot(np.tile([*100 * above, np.nan], len(rows)), np.hstack(everyone), color="#d5d5d5", lw=0.8)
+        share, low, high = curves[row.method]
+        colour = _look(analyses[0], row)["color"]
+        axes.fill_between(100 * above, low, high, color=colour, alpha=0.18, lw=0, step="post")
+        axes.plot(100 * above, share, color=colour, lw=1.8, drawstyle="steps-post")
+    cells = f"{len(cells_of(analyses))} cells in {len(study.seeds)} training seeds"
+    note = f"Across: score (%).  Of {cells}, at {flops(study.top)}.  Grey: the other rows."
+    _name_missing(figure, analyses[0], note)
+    return figure
+
+
+def cells_of(analyses: Sequence[Analysis]) -> list[tuple[Analysis, int]]:
+    """The cells of a performance profile: every tier of every benchmark."""
+    return [(analysis, tier) for analysis in analyses for tier in range(len(analysis.benchmark.tiers))]
+
+
+def _profile(analyses: Sequence[Analysis], row: Row, above: np.ndarray) -> np.ndarray | None:
+    """[3, threshold] The profile of a row in percent, and its interval; None where the row is incomplete."""
+    study = analyses[0].study
+    if any(isinstance(analysis.accuracy(row.method, study.top), X) for analysis in analyses):
+        return None
+    at = study.index[row.method]
+    scores = [
+        a.benchmark.scores["sampled"][at, :, -1][:, a.benchmark.tier_of == tier].mean(-1)
+        for a, tier in cells_of(analyses)
+    ]
+    each = score_distribution(np.stack(scores, -1), above)  # [seed, threshold]
+    draws = seed_weights(len(study.seeds), DRAWS, at) @ each
+    ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return 100 * np.stack([each.mean(0), *ends])
 
 
 def differences(analysis: Analysis) -> Figure:
@@ -143,9 +239,7 @@ def differences(analysis: Analysis) -> Figure:
             axes.plot(mean, y, "o", ms=7, mec=colour, mew=1.6, mfc=colour if p < ALPHA else "white")
         axes.set_title(f"against {reference.title}", pad=8)
         axes.set_xlabel("difference (percentage points)")
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: f"{v:+g}".replace("-", MINUS) if v else "0")
-        )
+        axes.xaxis.set_major_formatter(_SIGNED)
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", visible=True)
         axes.spines["left"].set_visible(False)
@@ -290,6 +384,30 @@ def _canvas(width: float, height: float, panels: int = 0) -> tuple[Figure, Any]:
     return figure, figure.subplots(1, panels, sharey=True, squeeze=False)[0]
 
 
+def _multiples(rows: Sequence[Row], label: str) -> tuple[Figure, Any]:
+    """A panel for each row under its title, with common axes."""
+    across = min(6, max(3, ceil(len(rows) ** 0.5)))
+    down = max(1, ceil(len(rows) / across))
+    figure = Figure(figsize=(max(9.0, 2.0 * across), 0.9 + 1.75 * down), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, row in zip(panels, rows, strict=False):
+        axes.set_title(fill(row.title, 22), fontsize=9)
+        axes.tick_params(labelsize=8, labelbottom=True)
+    for axes in panels[max(1, len(rows)) :]:
+        axes.remove()
+    figure.supylabel(label, fontsize=9)
+    return figure, panels
+
+
+def _budget_ticks(axes: Axes, budgets: Sequence[float]) -> None:
+    """Ticks at the budgets, in logarithms, of axes that all panels share."""
+    margin = (budgets[-1] / budgets[0]) ** 0.05 if len(budgets) > 1 else 1.1
+    axes.set_xlim(budgets[0] / margin, budgets[-1] * margin)
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])
+
+
 def _look(analysis: Analysis, row: Row) -> dict[str, Any]:
     if row.role in _GREYS:
         grey, dashes = _GREYS[row.role]
@@ -302,33 +420,6 @@ def _look(analysis: Analysis, row: Row) -> dict[str, Any]:
     return {"color": _COLOURS[colour], "marker": _MARKERS[at % len(_MARKERS)],
             "ls": _DASHES[turn % len(_DASHES)], "lw": 2.0 if main else 1.2,
             "ms": 5.5 if main else 4.0}  # fmt: skip
-
-
-def _label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """The name of each line at its right end, moved apart until none overlap."""
-    if not labels:
-        return
-    low, high = axes.get_ylim()
-    height = axes.get_figure(root=True).get_figheight()  # type: ignore[union-attr]
-    gap = (high - low) * 0.22 / height  # inches, more than a line of text has
-    ordered = sorted(labels, key=lambda label: (label[1], label[2]))
-    at = np.array([y for _, y, _, _ in ordered])
-    for _ in range(500):
-        close = gap - np.diff(at)
-        if (close <= 1e-9).all():
-            break
-        push = np.where(close > 0, close / 2, 0)
-        at[:-1] -= push
-        at[1:] += push
-    at += max(0.0, low - at[0])
-    axes.set_ylim(low, max(high, at[-1]))
-    for (x, y, title, colour), where in zip(ordered, at, strict=True):
-        axes.annotate(
-            title, (x, y), xytext=(1.03, where), textcoords=axes.get_yaxis_transform(), va="center",
-            color=colour, fontsize=9, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.6, "relpos": (0, 0.5),
-                        "shrinkA": 1, "shrinkB": 3},
-        )  # fmt: skip
 
 
 def _name_missing(figure: Figure, analysis: Analysis, note: str = "") -> None:

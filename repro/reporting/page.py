@@ -17,13 +17,16 @@ from repro.reporting.table import Table, caveat, flops
 from repro.reporting.tables import all_tables
 
 _CAPTIONS = {
-    "accuracy": "Accuracy against spent FLOPs, with 95 % intervals.",
+    "accuracy": "Accuracy against spent FLOPs, with 95 % intervals and every training seed.",
     "differences": "Paired differences at the top budget, with 95 % intervals.",
+    "gains": "Paired differences at every budget, with 95 % intervals.",
+    "profiles": "Share of the cells of the study in which a row scores more than so much.",
     "spend": "Spent FLOPs by account at the top budget.",
     "frequency": "What was trained on, by difficulty tier.",
     "monitors": "What can be seen of every method, round by round.",
     "logged": "What the methods say of themselves, each under the names it logs.",
 }
+_CURVES = ("flops_to_target", "iso_accuracy", "improvement", "scaling", "papers", "seeds", "differences")
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
@@ -89,6 +92,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         )
     }
     about |= {
+        "Numerics": facts.numerics,
         "Statistics": "two-way layout of problems and training seeds; sign flips counted exactly",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
         "Records": f"digest {facts.digest}; repro verify counts every FLOP in them anew",
@@ -101,6 +105,7 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         """All of that kind: of each benchmark, where there are several."""
         return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
 
+    of_papers = take(shown, "claims") + take(shown, "published")
     looked_at = take(pictures, "monitors") + take(pictures, "logged")
     title = html.escape(study.title)
     banner = f'<p class="banner" role="note">{html.escape(caveat(study))}</p>\n' if study.preliminary else ""
@@ -115,8 +120,13 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
         + take(pictures, "accuracy")
         + take(shown, "leaderboard")
         + take(pictures, "differences")
+        + "<h2>Over the budgets</h2>\n"
+        + take(pictures, "gains")
+        + "".join(take(shown, name) for name in _CURVES)
+        + take(pictures, "profiles")
+        + (f"<h2>What the papers say</h2>\n{of_papers}" if of_papers else "")
         + "<h2>Details</h2>\n"
-        f"{take(shown, 'tiers')}{shown.pop('flops_to_target')}{pictures['spend']}{shown.pop('costs')}"
+        f"{take(shown, 'tiers')}{pictures['spend']}{shown.pop('costs')}"
         f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"
         + (f"<h2>What the methods looked at</h2>\n{looked_at}" if looked_at else "")
         + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")

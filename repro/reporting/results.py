@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from repro.schema import (
     MACHINE_ACCOUNTS,
     MONITORS,
     RUNS,
+    TUNING,
     UNKNOWN,
     VISITS,
     Account,
@@ -74,6 +76,7 @@ class Benchmark:
     scores: dict[Mode, np.ndarray]  # mean correctness of each problem; NaN where it was not evaluated
     majority: np.ndarray  # whether the answer that most sampled completions give is right; NaN where unknown
     rates: dict[str, np.ndarray]  # means over the sampled completions: truncated, unparsable, timeout, ...
+    problems: tuple[str, ...] = ()  # [problem] their ids
 
     @property
     def strata(self) -> np.ndarray:
@@ -94,6 +97,7 @@ class Study:
     ledger: list[Line]
     monitors: list[Line]
     visits: list[Line]
+    tuning: list[Line]
     machine: list[Line]
     benchmarks: tuple[Benchmark, ...]
 
@@ -157,6 +161,10 @@ class Study:
             if line["budget"] == budget
             or (line["budget"] < budget and not plans and line.get("account") != Account.EVALUATE)
         ]
+
+    def trials(self, method: str) -> list[Line]:
+        """The lines of tuning.csv of a row."""
+        return [line for line in self.tuning if line["method"] == method]
 
     @property
     def warm_start(self) -> tuple[int, int]:
@@ -231,6 +239,11 @@ def assemble(records: Path, facts: Facts) -> Study:
     visits = read_table(path, VISITS, ("method", "seed", "tier"))
     _known(path, visits, {"method": methods, "seed": seeds})
 
+    path = records / "tuning.csv"
+    tuning = read_table(path, TUNING, ("method", "point", "seed"), ("score",))
+    _known(path, tuning, {"method": methods, "chosen": (0, 1)})
+    _check_trials(path, tuning)
+
     path = records / "machine.csv"
     machine = read_table(path, MACHINE, ("method", "seed", "budget", "account", "device"), UNKNOWN)
     _known(path, machine, {"account": MACHINE_ACCOUNTS, "method": (*methods, ""), "seed": (*seeds, 0),
@@ -238,10 +251,34 @@ def assemble(records: Path, facts: Facts) -> Study:
 
     benchmarks = _benchmarks(records / "samples.parquet", facts.benchmarks, methods, seeds, budgets)
     title = one_line(facts.title)
-    study = Study(facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, machine, benchmarks)
+    study = Study(
+        facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, tuning, machine, benchmarks
+    )
     for benchmark in benchmarks:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study
+
+
+def _check_trials(path: Path, lines: Iterable[Line]) -> None:
+    """Raise UserError unless each row has its point 0 and one that was chosen, and settings can be read."""
+    points: dict[str, dict[int, int]] = {}
+    for line in lines:
+        try:
+            known = isinstance(json.loads(line["settings"]), dict)
+        except (ValueError, RecursionError):
+            known = False
+        first = points.setdefault(line["method"], {}).setdefault(line["point"], line["chosen"])
+        if not known or first != line["chosen"]:
+            raise UserError(
+                f"{path}, line {line['line']}: the settings are no mapping, or a point is chosen for one "
+                "seed alone; collect the study's records again."
+            )
+    for method, chosen in points.items():
+        if 0 not in chosen or sum(chosen.values()) != 1:
+            raise UserError(
+                f"{path}: of the trials of {method} none is the row as it is, or not one point is chosen; "
+                "collect the study's records again."
+            )
 
 
 def shapes_of(facts: Facts, path: Path) -> dict[str, ModelShape]:
@@ -353,7 +390,7 @@ def _benchmark(
     ids = problems.cat.reorder_categories(sorted(problems.cat.categories)).cat
     apart = max(1, len(ids.categories))
     keys, problem = np.unique(tier * apart + ids.codes.to_numpy(), return_inverse=True)
-    tier_of = keys // apart
+    tier_of, names = keys // apart, tuple(ids.categories[keys % apart])
 
     shape = (*runs, len(keys))
     size = int(np.prod(shape))
@@ -390,6 +427,7 @@ def _benchmark(
     return Benchmark(
         facts.name, one_line(facts.title), one_line(facts.metric), facts.samples_per_problem,
         facts.max_tokens, facts.macro, tuple(facts.tiers), tier_of, scores, majority, rates,
+        names,
     )  # fmt: skip
 
 

@@ -15,20 +15,26 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from repro.reporting.analysis import Estimate
-from repro.reporting.results import ENOUGH_SEEDS, Row, Study, one_line
+from repro.records import Role
+from repro.reporting.analysis import Analysis, Estimate
+from repro.reporting.results import ENOUGH_SEEDS, Row, Study, X, one_line
+from repro.reporting.statistics import POWER
 
 MINUS, DASH, TIMES, DAGGER = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{DAGGER}"
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "%&#_{}$"},
-    "Δ": r"$\Delta$", "≥": r"$\ge$", MINUS: "$-$", TIMES: r"$\times$", DASH: "--", DAGGER: r"$\dagger$",
+    "Δ": r"$\Delta$", "≥": r"$\ge$", "∞": r"$\infty$", MINUS: "$-$", TIMES: r"$\times$", DASH: "--",
+    DAGGER: r"$\dagger$",
 })  # fmt: skip
 # What could be mark-up: a bracket, `<` and `&` only where it begins, as intervals and p-values have them too.
 _MARKDOWN = re.compile(r"[\\`*_|~$]|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
 _MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quotation, list, box to tick
 _ESCAPED = r"\1\\\2"
-_LEFT = ("Benchmark", "Method", "Kind", "Device")  # columns of text
+_LEFT = (  # columns of text
+    "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
+    "Data", "Control",
+)  # fmt: skip
 
 
 class Bold(str):
@@ -131,9 +137,83 @@ def caveat(study: Study) -> str:
         return ""
     return (
         f"Preliminary: {seeds} training seed{'s' * (seeds > 1)}, where a ranking wants {ENOUGH_SEEDS} or "
-        "more. Hyper-parameters were set by hand and not tuned evenly over the rows. Other seeds or settings "
-        "may well order the rows otherwise."
+        f"more. Other seeds{' or settings' * (not study.tuning)} may well order the rows otherwise."
     )
+
+
+def settings_note(study: Study) -> str:
+    """How hyper-parameters were chosen, and for which rows not so."""
+    if not study.tuning:
+        return "Hyper-parameters were set by hand and not tuned evenly over the rows."
+    rows = [row for row in study.rows if row.role is not Role.BASE]
+    trials = max(len(study.trials(row.method)) for row in rows)
+    untried = [row.title for row in rows if not study.trials(row.method)]
+    return (
+        f"Hyper-parameters: of {trials} trials of each row on the validation split, at the top budget of the "
+        "study that was tuned." + f" Not tuned: {', '.join(untried)}." * bool(untried)
+    )
+
+
+def stem(name: str, analysis: Analysis) -> str:
+    """File stem of what a study has of each benchmark: the plain name where it has only one benchmark."""
+    return name if len(analysis.study.benchmarks) == 1 else f"{name}_{analysis.benchmark.name}"
+
+
+def marked(study: Study, row: Row, budget: int, text: str) -> str:
+    """``text`` about a row's checkpoints of a budget, its first line marked where one is the base model."""
+    first, *rest = text.split("\n")
+    return "\n".join([first + DAGGER * untrained(study, row, budget), *rest])
+
+
+def untrained(study: Study, row: Row, budget: int) -> bool:
+    """Whether a checkpoint of a row that trains is still the base model, in some seed."""
+    if row.role is Role.BASE or study.incomplete(row.method, budget):
+        return False
+    return any(study.run(row.method, seed, budget)["steps"] == 0 for seed in study.seeds)
+
+
+def dagger_note(cells: Sequence[dict[str, str]]) -> list[str]:
+    """What the mark says, where any of the cells has it."""
+    there = any(DAGGER in text.split("\n")[0] for cell in cells for text in cell.values())
+    note = "no optimizer step within this budget in a training seed: this is the base model, not the method."
+    return [f"{DAGGER} {note}"] * there
+
+
+def detectable_note(analyses: Sequence[Analysis]) -> list[str]:
+    """What difference a study can find, where it has two rows to compare."""
+    found = [(analysis, analysis.detectable) for analysis in analyses]
+    named = [
+        f"{percent(least)} points{f' on {analysis.benchmark.title}' if len(analyses) > 1 else ''}"
+        for analysis, least in found
+        if not isinstance(least, X)
+    ]
+    return [
+        f"Detectable: between two typical methods or ablations, a true difference of {', '.join(named)} at "
+        f"the top budget would be found {percent(POWER, 0)} % of the time after Holm's correction, a smaller "
+        "one less often."
+    ] * bool(named)
+
+
+def titled(title: str, analysis: Analysis) -> str:
+    """The title of what a study has of each benchmark."""
+    return title if len(analysis.study.benchmarks) == 1 else f"{title}, {analysis.benchmark.title}"
+
+
+def of_benchmark(analysis: Analysis) -> dict[str, str]:
+    """The first cell of a row of a table over all benchmarks; none where there is only one."""
+    return {"Benchmark": analysis.benchmark.title} if len(analysis.study.benchmarks) > 1 else {}
+
+
+def all_rows(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Row]]:
+    """The rows of a table over all benchmarks: those of each, best first."""
+    return [(analysis, row) for analysis in analyses for row in analysis.by_score]
+
+
+def plain_of(name: str, value: Estimate | X | None) -> dict[str, float | None]:
+    """A number with its interval as three data, blank where there is none."""
+    found = isinstance(value, Estimate)
+    return {f"{name}{end}": getattr(value, part) if found else None
+            for end, part in (("", "mean"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------- escaping

@@ -9,23 +9,44 @@ import numpy as np
 
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference, Estimate
-from repro.reporting.costs import costs, machine, stranded, use
+from repro.reporting.claims import claims_table
+from repro.reporting.comparisons import (
+    curves_of,
+    differences,
+    improvement,
+    iso_accuracy,
+    papers,
+    scaling,
+    seeds,
+    targets,
+)
+from repro.reporting.costs import costs, machine, stranded, tuning, use
+from repro.reporting.curves import FEWEST_BUDGETS
+from repro.reporting.published import published_table
 from repro.reporting.results import ENOUGH_SEEDS, Benchmark, Row, Study, X
 from repro.reporting.table import (
-    DAGGER,
     DASH,
     Bold,
     Table,
+    all_rows,
     budget_titles,
     caveat,
+    dagger_note,
+    detectable_note,
     flops,
     interval,
     lacks,
+    marked,
+    of_benchmark,
     p_text,
     percent,
+    plain_of,
+    settings_note,
     signed,
     significant,
+    stem,
     table_of,
+    titled,
 )
 
 KIND = {
@@ -45,15 +66,17 @@ def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
         boards.insert(0, overview(analyses))
     splits = [tiers(analysis) for analysis in analyses]
     first = analyses[0]
+    curves = [curves_of(analysis) for analysis in analyses]
+    several = len(first.study.budgets) > 1
+    fitted = len(first.study.budgets) >= FEWEST_BUDGETS and bool(curves[0].base)
+    said = [table for table in (claims_table(curves), published_table(analyses)) if table]
     return [
-        *boards, *splits, targets(analyses), costs(first), stranded(first), quality(analyses), use(first),
-        machine(first),
+        *boards, *said, differences(analyses), seeds(analyses), *splits, targets(curves),
+        *[make(curves) for make in (iso_accuracy, papers) if several], improvement(curves),
+        *[make(curves) for make in (scaling,) if fitted], costs(first),
+        *[make(first) for make in (tuning,) if first.study.tuning], stranded(first), quality(analyses),
+        use(first), machine(first),
     ]  # fmt: skip
-
-
-def stem(name: str, analysis: Analysis) -> str:
-    """File stem of what a study has of each benchmark: the plain name where it has only one benchmark."""
-    return name if len(analysis.study.benchmarks) == 1 else f"{name}_{analysis.benchmark.name}"
 
 
 def overview(analyses: Sequence[Analysis]) -> Table:
@@ -68,12 +91,12 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         for analysis in analyses:
             score, rank = analysis.accuracy(row.method, top), analysis.ranks.get(row.method)
             cell[analysis.benchmark.title] = _score(study, row, top, score, rank)
-            plain |= _plain(f"accuracy_{analysis.benchmark.name}", score)
+            plain |= plain_of(f"accuracy_{analysis.benchmark.name}", score)
         cell["Spent\n(use)"] = _spent(row, spent, top)
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
         cells.append(cell)
         data.append(plain)
-    notes = [caveat(study)] * study.preliminary
+    notes = [*[caveat(study)] * study.preliminary, settings_note(study)]
     notes += [
         f"{a.benchmark.title}: {a.benchmark.metric}, over {len(a.benchmark.tier_of):,} problems."
         for a in analyses
@@ -82,7 +105,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         f"At {flops(top)}, in percent, {_with_interval(study)}."
         + " Bold: none of the methods and ablations is significantly better (all pairs, Holm within the "
         "benchmark)." * (not study.preliminary),
-        *_dagger_note(cells),
+        *dagger_note(cells),
         *_row_notes(study),
     ]
     return table_of(study, "leaderboard", _headline(study), cells, data, notes)
@@ -94,28 +117,8 @@ def _score(
     """A score with its interval. Bold for the first ``rank``, of which a preliminary study makes nothing."""
     if isinstance(score, X):
         return "X"
-    text = _marked(study, row, budget, interval(score))
+    text = marked(study, row, budget, interval(score))
     return Bold(text) if rank and rank[0] == 1 and not study.preliminary else text
-
-
-def _marked(study: Study, row: Row, budget: int, text: str) -> str:
-    """``text`` about a row's checkpoints of a budget, its first line marked where one is the base model."""
-    first, *rest = text.split("\n")
-    return "\n".join([first + DAGGER * _untrained(study, row, budget), *rest])
-
-
-def _untrained(study: Study, row: Row, budget: int) -> bool:
-    """Whether a checkpoint of a row that trains is still the base model, in some seed."""
-    if row.role is Role.BASE or study.incomplete(row.method, budget):
-        return False
-    return any(study.run(row.method, seed, budget)["steps"] == 0 for seed in study.seeds)
-
-
-def _dagger_note(cells: Sequence[dict[str, str]]) -> list[str]:
-    """What the mark says, where any of the cells has it."""
-    marked = any(DAGGER in text.split("\n")[0] for cell in cells for text in cell.values())
-    note = "no optimizer step within this budget in a training seed: this is the base model, not the method."
-    return [f"{DAGGER} {note}"] * marked
 
 
 def _headline(study: Study) -> str:
@@ -154,22 +157,7 @@ def _spread_notes(analysis: Analysis) -> list[str]:
             f"Homogeneity of the variance between seeds, {', '.join(told)}. A small p of rows says that they "
             "spread unalike; one of profiles, that pooling over budgets may mislead."
         )
-    least = analysis.detectable
-    if not isinstance(least, X):
-        notes.append(
-            f"A true difference of {percent(least)} points at the top budget between two typical methods is "
-            "found with a power of 80 % (all pairs, Holm)."
-        )
-    return notes
-
-
-def _titled(title: str, analysis: Analysis) -> str:
-    return title if len(analysis.study.benchmarks) == 1 else f"{title}, {analysis.benchmark.title}"
-
-
-def _of(analysis: Analysis) -> dict[str, str]:
-    """The first cell of a row of a table over all benchmarks; none where there is only one."""
-    return {"Benchmark": analysis.benchmark.title} if len(analysis.study.benchmarks) > 1 else {}
+    return notes + detectable_note([analysis])
 
 
 def leaderboard(analysis: Analysis) -> Table:
@@ -188,14 +176,14 @@ def leaderboard(analysis: Analysis) -> Table:
         for budget, title in budget_titles(study).items():
             score = analysis.accuracy(row.method, budget)
             cell[title] = _score(study, row, budget, score, rank if budget == top else None)
-            plain |= _plain(f"accuracy_{budget}", score)
+            plain |= plain_of(f"accuracy_{budget}", score)
         for reference, family in against.items():
             difference, p = family.get(row.method, (None, np.nan))
             shown = _difference(difference, p)
             cell[f"Δ {reference.title}"] = (
-                _marked(study, row, top, shown) if isinstance(difference, Difference) else shown
+                marked(study, row, top, shown) if isinstance(difference, Difference) else shown
             )
-            plain |= _plain(f"vs_{reference.method}", difference) | {f"vs_{reference.method}_p_holm": p}
+            plain |= plain_of(f"vs_{reference.method}", difference) | {f"vs_{reference.method}_p_holm": p}
         spent = study.spent(row.method, top)
         cell["Spent\n(use)"] = _spent(row, spent, top)
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
@@ -205,6 +193,7 @@ def leaderboard(analysis: Analysis) -> Table:
 
     notes = [
         *[caveat(study)] * study.preliminary,
+        settings_note(study),
         f"Score: {analysis.benchmark.metric}, in percent, {_with_interval(study)}.",
         "Δ: difference at the top budget in percentage points, paired by problem, with its 95 % interval and "
         "the p-value of a sign-flip test after Holm's correction within the column.",
@@ -213,10 +202,10 @@ def leaderboard(analysis: Analysis) -> Table:
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
         *_spread_notes(analysis),
-        *_dagger_note(cells),
+        *dagger_note(cells),
         *_row_notes(study),
     ]
-    title = _titled(_headline(study), analysis)
+    title = titled(_headline(study), analysis)
     return table_of(study, stem("leaderboard", analysis), title, cells, data, notes)
 
 
@@ -240,46 +229,18 @@ def tiers(analysis: Analysis) -> Table:
                 "title": row.title,
                 "tier": "all" if tier is None else tier,
             }
-            data.append(at | _plain("sampled", sampled) | _plain("greedy", greedy))
+            data.append(at | plain_of("sampled", sampled) | plain_of("greedy", greedy))
         cells.append(cell)
     notes = [
         f"At {flops(top)}, in percent: sampled avg@{benchmark.k}, its 95 % interval, and greedy decoding.",
-        *_dagger_note(cells),
+        *dagger_note(cells),
     ]
-    return table_of(study, stem("tiers", analysis), _titled("Score by tier", analysis), cells, data, notes)
+    return table_of(study, stem("tiers", analysis), titled("Score by tier", analysis), cells, data, notes)
 
 
 def tier_title(tier: str) -> str:
     """A tier as people call it: "tier 3", but "Level 3" as it is."""
     return f"tier {tier}" if len(tier) < 3 else tier
-
-
-def targets(analyses: Sequence[Analysis]) -> Table:
-    """The smallest budget that reaches each target score."""
-    cells: list[dict[str, str]] = []
-    data: list[dict[str, Any]] = []
-    for analysis, row in _all_rows(analyses):
-        cell = {**_of(analysis), "Method": row.title}
-        for target in analysis.study.facts.target_accuracies:
-            found = analysis.flops_to(row.method, target)
-            plain = found if isinstance(found, int) else None
-            shown = "X" if isinstance(found, X) else "not reached" if plain is None else flops(plain)
-            if plain:  # 0: the base model's
-                shown = _marked(analysis.study, row, plain, shown)
-            cell[f"≥ {percent(target)} %"] = shown
-            reached = "X" if isinstance(found, X) else "no" if found is None else "yes"
-            data.append({**_of(analysis), "method": row.method, "title": row.title, "target": target,
-                         "reached": reached, "budget": plain})  # fmt: skip
-        cells.append(cell)
-    notes = [
-        "The smallest budget whose checkpoint was measured at the target or above; nothing is interpolated.",
-        *_dagger_note(cells),
-    ]
-    return table_of(analyses[0].study, "flops_to_target", "FLOPs to reach a score", cells, data, notes)
-
-
-def _all_rows(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Row]]:
-    return [(analysis, row) for analysis in analyses for row in analysis.by_score]
 
 
 def quality(analyses: Sequence[Analysis]) -> Table:
@@ -293,15 +254,15 @@ def quality(analyses: Sequence[Analysis]) -> Table:
     votes = f"maj@{most}" if len({analysis.benchmark.k for analysis in analyses}) == 1 else "maj@k"
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
-    for analysis, row in _all_rows(analyses):
+    for analysis, row in all_rows(analyses):
         found: dict[str, float | X | None] = {
             f"pass@{k}": analysis.pass_at(row.method, top, k) if k <= analysis.benchmark.k else None
             for k in ks
         }
         found[votes] = analysis.majority(row.method, top)
         found |= {name: analysis.rate(row.method, top, name) for name in (*rates, "tokens")}
-        cell = {**_of(analysis), "Method": _marked(study, row, top, row.title)}
-        plain: dict[str, Any] = {**_of(analysis), "method": row.method, "title": row.title}
+        cell = {**of_benchmark(analysis), "Method": marked(study, row, top, row.title)}
+        plain: dict[str, Any] = {**of_benchmark(analysis), "method": row.method, "title": row.title}
         for name, value in found.items():
             digits = 2 if name in ("truncated", "timeout") else 1
             if value is None:
@@ -322,7 +283,7 @@ def quality(analyses: Sequence[Analysis]) -> Table:
         f"Over the sampled completions of each problem ({counts}) at {flops(top)}; rates in percent, tokens "
         "per completion. A verifier timeout counts as not correct. maj@k: the answer that most completions "
         "give is right; of equals, the one given first.",
-        *_dagger_note(cells),
+        *dagger_note(cells),
     ]
     return table_of(study, "quality", "Completions", cells, data, notes)
 
@@ -353,9 +314,3 @@ def _spent(row: Row, spent: float | X, budget: int) -> str:
     if isinstance(spent, X):
         return "X"
     return "0" if row.role is Role.BASE else f"{flops(spent)}\n{percent(spent / budget)} %"
-
-
-def _plain(name: str, value: Estimate | X | None) -> dict[str, float | None]:
-    found = isinstance(value, Estimate)
-    return {f"{name}{end}": getattr(value, part) if found else None
-            for end, part in (("", "mean"), ("_low", "low"), ("_high", "high"))}  # fmt: skip

@@ -1,0 +1,157 @@
+"""Whether another machine, or other seeds, gave what a study's records say: row by row, bit for bit or within
+intervals. Importing it loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from repro.errors import UserError
+from repro.reporting.analysis import Analysis, Difference
+from repro.reporting.reading import read_samples
+from repro.reporting.results import Row, Study, X, load
+from repro.reporting.statistics import ALPHA, holm
+from repro.reporting.table import flops, signed
+from repro.schema import SAMPLE_KEY
+
+OF_A_RUN = ("status", "reason", "spent", "papers_flops", "rounds", "steps", "fingerprint")
+Run = tuple[str, int, int]  # method, seed, budget
+
+
+class Verdict(StrEnum):
+    BITS = "reproduced bit for bit"
+    INTERVALS = "reproduced within intervals"
+    NOT = "not reproduced"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row in two records of a study: the verdict, how many runs both have, and what differs."""
+
+    row: Row
+    verdict: Verdict
+    runs: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Replication:
+    rows: list[Compared]
+    left_out: list[str]  # what only one of them has
+
+    @property
+    def failed(self) -> bool:
+        return any(one.verdict is Verdict.NOT for one in self.rows)
+
+    def table(self) -> str:
+        shown = [[one.row.title, str(one.verdict), one.runs, one.what] for one in self.rows]
+        head = ["row", "verdict", "runs compared", "what differs"]
+        return tabulate(shown, head, disable_numparse=True, colalign=("left", "left", "right", "left"))
+
+
+def replicate(committed: Path, fresh: Path) -> Replication:
+    """Compare the records ``fresh`` with those that are ``committed``, over the rows, seeds and budgets that
+    both have. Raises UserError where they have nothing in common, or test problems that differ."""
+    ours, theirs = load(committed), load(fresh)
+    budgets = [budget for budget in ours.budgets if budget in theirs.budgets]
+    names = [row.method for row in ours.rows if row.method in theirs.index]
+    if not budgets or not names:
+        raise UserError(
+            f"{fresh} and {committed} have no row or no budget in common: they are of other studies"
+        )
+    pairs = []
+    for benchmark in ours.benchmarks:
+        other = next((one for one in theirs.benchmarks if one.name == benchmark.name), None)
+        if other is None or other.problems != benchmark.problems or other.k != benchmark.k:
+            raise UserError(
+                f"{fresh} and {committed} were evaluated on other problems of {benchmark.title}, or with "
+                "another number of samples: their scores cannot be compared"
+            )
+        pairs.append((Analysis(theirs, benchmark.name), Analysis(ours, benchmark.name)))
+    seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
+    drawn = _drawn(fresh), _drawn(committed)
+    rows = []
+    for row in ours.rows:
+        if row.method not in names:
+            continue
+        runs = [(row.method, seed, budget) for seed in seeds for budget in budgets]
+        what = next(_differences(theirs, ours, drawn, runs), "") if seeds else "the seeds are others"
+        if not what:
+            rows.append(Compared(row, Verdict.BITS, len(runs), ""))
+            continue
+        apart, score = _apart(pairs, row.method, budgets)
+        rows.append(Compared(row, Verdict.NOT if apart else Verdict.INTERVALS, len(runs), f"{what}; {score}"))
+    return Replication(rows, list(_left_out(ours, theirs)))
+
+
+def _drawn(records: Path) -> dict[Run, pd.DataFrame]:
+    """The completions of each run, in the order of their key."""
+    samples = read_samples(records / "samples.parquet").astype(str).sort_values(list(SAMPLE_KEY))
+    groups = samples.groupby(["method", "seed", "budget"])
+    return {
+        (str(method), int(str(seed)), int(str(budget))): group.reset_index(drop=True)
+        for (method, seed, budget), group in groups  # type: ignore[misc]
+    }
+
+
+def _differences(
+    fresh: Study, committed: Study, drawn: tuple[dict[Run, pd.DataFrame], ...], runs: list[Run]
+) -> Iterator[str]:
+    """What differs between the runs of a row, the first first."""
+    for method, seed, budget in runs:
+        where = f"seed {seed} at {flops(budget)}"
+        new, old = fresh.run(method, seed, budget), committed.run(method, seed, budget)
+        for name in OF_A_RUN:
+            if new[name] != old[name]:
+                yield f"{where}: {name if name != 'fingerprint' else 'the weights'}"
+        if _lines(fresh, method, seed, budget) != _lines(committed, method, seed, budget):
+            yield f"{where}: the ledger"
+        both = [found.get((method, seed, budget)) for found in drawn]
+        if (both[0] is None) != (both[1] is None) or (
+            both[0] is not None and both[1] is not None and not both[0].equals(both[1])
+        ):
+            yield f"{where}: the completions"
+
+
+def _lines(study: Study, method: str, seed: int, budget: int) -> list[dict[str, Any]]:
+    found = study.entries(method, seed, budget)
+    return [{name: value for name, value in line.items() if name != "line"} for line in found]
+
+
+def _apart(pairs: list[tuple[Analysis, Analysis]], method: str, budgets: list[int]) -> tuple[bool, str]:
+    """Whether the scores are further apart than chance explains, and the difference that is furthest."""
+    found: list[tuple[Difference, str]] = []
+    for new, old in pairs:
+        for budget in budgets:
+            difference = new.replication(old, method, budget)
+            where = f"{flops(budget)}" + f" on {new.benchmark.title}" * (len(pairs) > 1)
+            if isinstance(difference, X):
+                return True, f"{where}: {difference.reason}"
+            found.append((difference, where))
+    p = holm([difference.p for difference, _ in found])
+    at = min(range(len(p)), key=lambda i: (p[i], -abs(found[i][0].mean)))
+    difference, where = found[at]
+    score = (
+        f"{signed(difference.mean)} points [{signed(difference.low)}, {signed(difference.high)}] at {where}"
+    )
+    return p[at] < ALPHA, score
+
+
+def _left_out(committed: Study, fresh: Study) -> Iterator[str]:
+    for name, ours, theirs in (
+        ("rows", [row.method for row in committed.rows], [row.method for row in fresh.rows]),
+        ("seeds", [*map(str, committed.seeds)], [*map(str, fresh.seeds)]),
+        ("budgets", [*map(flops, committed.budgets)], [*map(flops, fresh.budgets)]),
+    ):
+        for whose, only in (
+            ("committed", [one for one in ours if one not in theirs]),
+            ("fresh", [one for one in theirs if one not in ours]),
+        ):
+            if only:
+                yield f"{name} of the {whose} records alone: {', '.join(only)}"

@@ -1,0 +1,189 @@
+"""Tuning: which trials are made, what they look at, what is chosen, and how a study takes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from synthetic import facts_of, run_line, solved
+from synthetic import write as write_records
+from test_config import GOOD
+
+from repro import files, problems, tuned
+from repro.config import Study, load_study
+from repro.discovery import load_method, load_methods
+from repro.errors import UserError
+from repro.layout import Layout
+from repro.planning import tuning
+
+LOW, HIGH = {"optimizer": {"learning_rate": 1e-4}}, {"optimizer": {"learning_rate": 1e-2}}
+POINTS = {"star": [LOW, HIGH], "control_gold": [LOW, {"batch_size": 3}]}
+
+
+def study(folder: Path, **changes: Any) -> Study:
+    values = GOOD | {
+        "methods": {
+            "star": None,
+            "small": {"method": "star", "title": "Small", "n_problems": 7},
+            "control_gold": None,
+            "control_base": None,
+        },
+        "hyperparameters": {"star": {"optimizer": {"learning_rate": 1e-3, "warmup_steps": 5}}},
+        "problems": GOOD["problems"] | {"validation": 8},
+        "tuning": {"seeds": [10, 11], "points": POINTS},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values | changes, sort_keys=False))
+    return load_study(path)
+
+
+def test_every_row_that_trains_is_tried_as_it_is_and_at_its_points(tmp_path: Path) -> None:
+    tried = tuning.trials(study(tmp_path))
+    assert tried.name == "tiny-trials" and tried.seeds == [10, 11] and tried.budgets == [2 * 10**9]
+    methods = load_methods(tried)
+    rows = ("star", "small", "control_gold")
+    assert list(methods) == [f"{row}__{point}" for row in rows for point in range(3)]
+    found = {name: method.model_dump() for name, method in methods.items()}
+    as_it_is = load_methods(study(tmp_path))
+    for row in rows:
+        assert found[f"{row}__0"] == as_it_is[row].model_dump()
+    # A point changes what it names and nothing beside it.
+    optimizer = found["small__0"]["optimizer"]
+    assert optimizer["warmup_steps"] == 5
+    assert found["small__2"] == found["small__0"] | {"optimizer": optimizer | {"learning_rate": 1e-2}}
+    assert found["small__0"]["n_problems"] == 7 != found["star__0"]["n_problems"]
+    assert found["control_gold__2"] == found["control_gold__0"] | {"batch_size": 3}
+    assert {str(method.role) for method in methods.values()} == {"method", "upper"}
+
+
+def test_trials_ask_problems_held_out_of_training_and_none_of_the_test(tmp_path: Path) -> None:
+    whole = study(tmp_path)
+    drawn, tried = problems.draw(whole), problems.draw(tuning.trials(whole))
+    assert drawn.tests["ladder"] != drawn.validation
+    assert tried.tests == {"ladder": drawn.validation} and tried.train == drawn.train
+    asked = {problem.id for problem, _ in tried.tests["ladder"]}
+    others = {problem.id for problem, _ in (*drawn.train, *drawn.tests["ladder"])}
+    assert len(asked) == 8 and not asked & others
+
+
+def test_the_study_of_trials_is_a_file_that_any_command_takes(tmp_path: Path) -> None:
+    whole = study(tmp_path)
+    assert load_study(tuning.write(whole, Layout(tmp_path, whole.name))) == tuning.trials(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tuning": None}, "has no key `tuning`"),
+        ({"tuning": {"seeds": [1, 10], "points": POINTS}}, "seed 1 is of tuning and of the study"),
+        ({"tuning": {"seeds": [10, 11], "points": {"star": [LOW]}}}, "has none for the row `control_gold`"),
+        (
+            {"tuning": {"seeds": [10, 11], "points": POINTS | {"small": [LOW]}}},
+            "has 1 for the row `small` and 2",
+        ),
+        ({"tuning": {"seeds": [10, 11], "points": POINTS | {"rft": [LOW]}}}, "names `rft`, which is no row"),
+        ({"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW] * 6}}}, "at most 5"),
+        ({"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW, {"nn": 1}]}}}, "unknown key `nn`"),
+        ({"tuning": {"seeds": [10], "points": POINTS}}, "at least 2"),
+        ({"problems": GOOD["problems"]}, "set problems.validation above 0"),
+    ],
+)
+def test_what_no_tuning_can_be(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_methods(tuning.trials(study(tmp_path, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("scores", "point"),
+    [
+        ([[0.40, 0.42], [0.50, 0.52], [0.45, 0.47]], 1),  # better by far
+        ([[0.40, 0.44], [0.43, 0.45], [0.10, 0.12]], 0),  # within a standard error, 0.021: as it is
+        ([[0.40, 0.44], [0.44, 0.46], [0.10, 0.12]], 1),  # just beyond it
+        ([[0.40, 0.50], [0.47, 0.57], [0.0, 0.1]], 0),  # seeds that differ more
+        ([[0.40, 0.42], [np.nan, 0.99], [0.39, 0.41]], 0),  # a point that fails is none
+        ([[np.nan, 0.42], [0.20, 0.22], [0.10, 0.12]], 1),  # but where the row as it is fails
+        ([[np.nan, np.nan], [np.nan, 0.2], [np.nan, np.nan]], 0),
+        ([[0.4, 0.4], [0.4, 0.4], [0.3, 0.3]], 0),
+    ],
+)
+def test_the_best_point_and_the_row_as_it_is_where_that_is_as_good(scores: Any, point: int) -> None:
+    assert tuning.best_point(np.array(scores)) == point
+
+
+def made(folder: Path, whole: Study, spoilt: str = "") -> Path:
+    """Records of the trials: point 1 of each row solves most, and the run ``spoilt`` failed."""
+    top = whole.budgets[-1]
+    runs, samples = [], []
+    for name in load_methods(tuning.trials(whole)):
+        for seed in (10, 11):
+            if name == spoilt:
+                runs.append(run_line(name, seed, top, status="failed", reason="broken", steps=0, rounds=0))
+                continue
+            runs.append(run_line(name, seed, top, spent=1000 + seed))
+            samples += solved(name, seed, top, [4 if name.endswith("1") else 1] * 6 + [seed - 10])
+    benchmark = facts_of()["benchmarks"][0] | {"tiers": ["1"]}
+    facts = facts_of(seeds=[10, 11], budgets=[top], benchmarks=[benchmark])
+    return write_records(folder, facts, runs=runs, samples=samples)
+
+
+def test_what_is_chosen_is_what_a_study_takes(tmp_path: Path) -> None:
+    whole = study(tmp_path)
+    trials = tuning.choose(whole, made(tmp_path / "records", whole, spoilt="control_gold__1"))
+    assert len(trials) == 3 * 3 * 2
+    assert {trial.flops for trial in trials if trial.method == "star"} == {1010, 1011}
+    scores = [trial.score for trial in trials if trial.method == "star" and trial.seed == 11]
+    assert scores == pytest.approx([7 / 28, 25 / 28, 7 / 28])
+    assert {(trial.method, trial.point) for trial in trials if trial.chosen} == {
+        ("star", 1), ("small", 1), ("control_gold", 0),
+    }  # fmt: skip
+
+    path = tmp_path / "tuning.csv"
+    tuned.write(path, trials)
+    rounded = [replace(one, score=one.score and round(one.score, 6)) for one in trials]
+    assert tuned.read(path) == rounded
+    with_it = study(tmp_path, tuned={"file": str(path), "digest": files.sha256(path)})
+    before, after = load_method(whole, "small").model_dump(), load_method(with_it, "small").model_dump()
+    assert after == before | {"optimizer": before["optimizer"] | {"learning_rate": 1e-4}}
+    assert load_method(with_it, "small").title == "Small"
+    as_it_is = load_method(whole, "control_gold").model_dump()
+    assert load_method(with_it, "control_gold").model_dump() == as_it_is
+    assert tuning.trials(with_it) == tuning.trials(whole)  # choosing anew does not begin where it ended
+
+
+def test_a_study_names_the_very_file(tmp_path: Path) -> None:
+    path = tmp_path / "tuning.csv"
+    tuned.write(path, [tuned.Trial("star", 0, {}, 10, 5, 0.5, True)])
+    with pytest.raises(UserError, match=r"tuned.digest: .* has the digest .* and the study names 0000"):
+        load_methods(study(tmp_path, tuned={"file": str(path), "digest": "0000"}))
+    with pytest.raises(UserError, match=r"tuned.file: .*nowhere.csv does not exist"):
+        load_methods(study(tmp_path, tuned={"file": str(tmp_path / "nowhere.csv"), "digest": "0000"}))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("method,point", "line 1: the columns are not"),
+        ("star,x,{},1,2,,0", "line 2"),
+        ("star,0,[],1,2,,0", "line 2"),
+    ],
+)
+def test_a_file_that_holds_no_trials_is_refused_by_its_line(tmp_path: Path, line: str, sentence: str) -> None:
+    path = tmp_path / "tuning.csv"
+    tuned.write(path, [])
+    path.write_text(line + "\n" if "method" in line else path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=sentence):
+        tuned.read(path)
+
+
+def test_records_of_other_trials_are_refused(tmp_path: Path) -> None:
+    whole = study(tmp_path)
+    records = made(tmp_path / "records", whole)
+    with pytest.raises(UserError, match="are of other trials"):
+        tuning.choose(study(tmp_path, tuning={"seeds": [10, 12], "points": POINTS}), records)
+    with pytest.raises(UserError, match="lack the trial star__3"):
+        more = {name: [*points, {"batch_size": 2}] for name, points in POINTS.items()}
+        tuning.choose(study(tmp_path, tuning={"seeds": [10, 11], "points": more}), records)
