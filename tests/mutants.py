@@ -502,10 +502,10 @@ REPRODUCTION = [
            ("tests/test_numerics.py::test_what_is_settled_before_torch_holds_whatever_the_environment_says",)),
     *seen_by("repro/reporting/replication.py", "tests/test_replication.py", {
         "if new[name] != old[name]:": "if False:",
-        "p[at] < ALPHA": "p[at] < 0",
+        "adjusted[at] < ALPHA": "adjusted[at] < 0",
         "other.problems != benchmark.problems or": "",
         ".astype(str).sort_values(list(SAMPLE_KEY))": ".astype(str)",
-        'if seeds else "the seeds are others"': "",
+        'if runs else "the seeds are others"': 'if runs else ""',
         "if budget in theirs.budgets": "",
     }),
     *seen_by("repro/reporting/analysis.py", "tests/test_replication.py", {

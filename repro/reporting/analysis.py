@@ -182,7 +182,13 @@ class Analysis:
         kept = max(0.0, sum(error.kept for error in errors) - 1)  # each takes out its own samples
         unseen = errors[0].problems - errors[0].kept * float(problem_variance(each, ours.tier_of))
         problems = kept * float(problem_variance(each, ours.tier_of)) + unseen
-        error = _Error(kept, problems, ours.df, [*errors[0].spreads, *errors[1].spreads])
+        spreads = [*errors[0].spreads, *errors[1].spreads]
+        if self._trained(method) and len(spreads) < 2:  # one seed tells no spread: the other's stands for it
+            if not spreads:
+                return X("one training seed in both says nothing of the spread between seeds")
+            seeds = [len(self.study.seeds), len(other.study.seeds)]
+            spreads.append((spreads[0][0] * max(seeds), spreads[0][1]))
+        error = _Error(kept, problems, ours.df, spreads)
         mean = float(macro_mean(each, ours.tier_of))
         low, high = difference_interval(mean, error.variance, error.df)
         p = 2 * stdtr(error.df, -abs(mean) / np.sqrt(error.variance)) if mean else 1.0

@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     BITS = "reproduced bit for bit"
     INTERVALS = "reproduced within intervals"
     NOT = "not reproduced"
+    UNKNOWN = "not comparable"
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,30 @@ def replicate(committed: Path, fresh: Path) -> Replication:
         pairs.append((Analysis(theirs, benchmark.name), Analysis(ours, benchmark.name)))
     seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
     drawn = _drawn(fresh), _drawn(committed)
-    rows = []
-    for row in ours.rows:
-        if row.method not in names:
-            continue
+    rows = [row for row in ours.rows if row.method in names]
+    what: dict[str, str] = {}
+    for row in rows:
         runs = [(row.method, seed, budget) for seed in seeds for budget in budgets]
-        what = next(_differences(theirs, ours, drawn, runs), "") if seeds else "the seeds are others"
-        if not what:
-            rows.append(Compared(row, Verdict.BITS, len(runs), ""))
-            continue
-        apart, score = _apart(pairs, row.method, budgets)
-        rows.append(Compared(row, Verdict.NOT if apart else Verdict.INTERVALS, len(runs), f"{what}; {score}"))
-    return Replication(rows, list(_left_out(ours, theirs)))
+        what[row.method] = (
+            next(_differences(theirs, ours, drawn, runs), "") if runs else "the seeds are others"
+        )
+    apart = _apart(pairs, [name for name, found in what.items() if found], budgets)
+    return Replication(
+        [_compared(row, len(seeds) * len(budgets), what[row.method], apart, ours) for row in rows],
+        list(_left_out(ours, theirs)),
+    )
+
+
+def _compared(
+    row: Row, runs: int, what: str, apart: dict[str, tuple[Verdict, str]], committed: Study
+) -> Compared:
+    if what:
+        verdict, score = apart[row.method]
+        return Compared(row, verdict, runs, f"{what}; {score}")
+    lack = committed.incomplete(row.method, committed.top)
+    if lack:  # both lack the same
+        return Compared(row, Verdict.UNKNOWN, runs, lack.reason)
+    return Compared(row, Verdict.BITS, runs, "")
 
 
 def _drawn(records: Path) -> dict[Run, pd.DataFrame]:
@@ -107,9 +120,10 @@ def _differences(
     for method, seed, budget in runs:
         where = f"seed {seed} at {flops(budget)}"
         new, old = fresh.run(method, seed, budget), committed.run(method, seed, budget)
+        other = " (of other settings, code or libraries)" * (new["key"] != old["key"])
         for name in OF_A_RUN:
             if new[name] != old[name]:
-                yield f"{where}: {name if name != 'fingerprint' else 'the weights'}"
+                yield f"{where}: {name if name != 'fingerprint' else 'the weights'}{other}"
         if _lines(fresh, method, seed, budget) != _lines(committed, method, seed, budget):
             yield f"{where}: the ledger"
         both = [found.get((method, seed, budget)) for found in drawn]
@@ -121,26 +135,36 @@ def _differences(
 
 def _lines(study: Study, method: str, seed: int, budget: int) -> list[dict[str, Any]]:
     found = study.entries(method, seed, budget)
-    return [{name: value for name, value in line.items() if name != "line"} for line in found]
+    # Not the budget: where a study has more of them, a line may be a lower one's.
+    return [{name: value for name, value in line.items() if name not in ("line", "budget")} for line in found]
 
 
-def _apart(pairs: list[tuple[Analysis, Analysis]], method: str, budgets: list[int]) -> tuple[bool, str]:
-    """Whether the scores are further apart than chance explains, and the difference that is furthest."""
-    found: list[tuple[Difference, str]] = []
-    for new, old in pairs:
-        for budget in budgets:
-            difference = new.replication(old, method, budget)
-            where = f"{flops(budget)}" + f" on {new.benchmark.title}" * (len(pairs) > 1)
-            if isinstance(difference, X):
-                return True, f"{where}: {difference.reason}"
-            found.append((difference, where))
-    p = holm([difference.p for difference, _ in found])
-    at = min(range(len(p)), key=lambda i: (p[i], -abs(found[i][0].mean)))
-    difference, where = found[at]
-    score = (
-        f"{signed(difference.mean)} points [{signed(difference.low)}, {signed(difference.high)}] at {where}"
-    )
-    return p[at] < ALPHA, score
+def _apart(
+    pairs: list[tuple[Analysis, Analysis]], methods: list[str], budgets: list[int]
+) -> dict[str, tuple[Verdict, str]]:
+    """Of each row, whether its scores are further apart than chance explains, and the difference that is
+    furthest. Holm's correction is over all rows, benchmarks and budgets."""
+    found: list[tuple[str, str, Difference]] = []
+    verdicts: dict[str, tuple[Verdict, str]] = {}
+    for method in methods:
+        for new, old in pairs:
+            for budget in budgets:
+                difference = new.replication(old, method, budget)
+                where = f"{flops(budget)}" + f" on {new.benchmark.title}" * (len(pairs) > 1)
+                if isinstance(difference, X):
+                    verdicts[method] = Verdict.UNKNOWN, f"{where}: {difference.reason}"
+                else:
+                    found.append((method, where, difference))
+    adjusted = holm([difference.p for _, _, difference in found])
+    # The furthest last, which is the one that stays.
+    for at in sorted(range(len(found)), key=lambda i: (-adjusted[i], abs(found[i][2].mean))):
+        method, where, difference = found[at]
+        if verdicts.get(method, (None,))[0] is Verdict.UNKNOWN:
+            continue
+        interval = f"[{signed(difference.low)}, {signed(difference.high)}]"
+        verdict = Verdict.NOT if adjusted[at] < ALPHA else Verdict.INTERVALS
+        verdicts[method] = verdict, f"{signed(difference.mean)} points {interval} at {where}"
+    return verdicts
 
 
 def _left_out(committed: Study, fresh: Study) -> Iterator[str]:
