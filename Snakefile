@@ -25,7 +25,9 @@ if not isinstance(STUDY_FILE, str):
 
 try:
     STUDY = TUNED = load_study(STUDY_FILE)
-    if config.get("tune"):  # the trials of a study are a study
+    if str(config.get("tune", "no")) not in ("yes", "True", "no", "False"):
+        raise WorkflowError(f"--config tune={config['tune']}: yes or no is wanted")
+    if str(config.get("tune", "no")) in ("yes", "True"):  # the trials of a study are a study
         from repro.planning import tuning
 
         os.environ.update(TUNED=STUDY_FILE)

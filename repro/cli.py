@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, NoReturn
 
 # ruff: noqa: E402  (the environment is set before anything that reads it is imported)
@@ -270,10 +271,10 @@ def tune(study: StudyFile) -> None:
     records = layout.root / "results" / named.name / "records"
     if not (records / "study.json").is_file():
         raise UserError(
-            f"{records} holds no trials of {study} yet; run them by `snakemake --config study={trials}`, "
-            "then this command again"
+            f"{records} holds no trials of {study} yet; run them, and this command after them, by "
+            f"`snakemake --config study={quote(str(study))} tune=yes`"
         )
-    found = tuning.choose(config, records)
+    found = tuning.choose(config, records, _layout(named))
     path = layout.results / "tuning.csv"
     tuned.write(path, found)
     typer.echo("\n".join(tuning.render(found)))

@@ -52,7 +52,11 @@ def read(path: Path) -> list[Trial]:
     if list(rows.fieldnames or ()) != list(TUNING):
         raise UserError(f"{path}, line 1: the columns are not {', '.join(TUNING)}; {MEND}")
     found = []
-    for number, row in enumerate(rows, 2):
+    try:
+        lines = list(rows)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}: not CSV ({error}); {MEND}") from None
+    for number, row in enumerate(lines, 2):
         try:
             settings = json.loads(row["settings"])
             assert isinstance(settings, dict)
@@ -73,7 +77,7 @@ def trials(study: Study) -> list[Trial]:
     if not path.is_file():
         raise UserError(f"study {study.name}, tuned.file: {path} does not exist; {MEND}")
     found = files.sha256(path)
-    if found != study.tuned.digest:
+    if found != study.tuned.digest.lower():
         raise UserError(
             f"study {study.name}, tuned.digest: {path} has the digest {found}, and the study names "
             f"{study.tuned.digest}; {MEND}"

@@ -17,8 +17,10 @@ from repro import files, problems, tuned
 from repro.config import Study, load_study
 from repro.discovery import load_method, load_methods
 from repro.errors import UserError
+from repro.identity import run_key
 from repro.layout import Layout
 from repro.planning import tuning
+from repro.run import base_fingerprint
 
 LOW, HIGH = {"optimizer": {"learning_rate": 1e-4}}, {"optimizer": {"learning_rate": 1e-2}}
 POINTS = {"star": [LOW, HIGH], "control_gold": [LOW, {"batch_size": 3}]}
@@ -89,6 +91,12 @@ def test_the_study_of_trials_is_a_file_that_any_command_takes(tmp_path: Path) ->
         ({"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW] * 6}}}, "at most 5"),
         ({"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW, {"nn": 1}]}}}, "unknown key `nn`"),
         ({"tuning": {"seeds": [10], "points": POINTS}}, "at least 2"),
+        ({"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW, {}]}}}, "star.1 sets nothing"),
+        ({"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW, LOW]}}}, "star.1 is there before"),
+        (
+            {"tuning": {"seeds": [10, 11], "points": POINTS | {"star": [LOW, {"method": "rft"}]}}},
+            "star.1 sets `method`, which is of a row",
+        ),
         ({"problems": GOOD["problems"]}, "set problems.validation above 0"),
     ],
 )
@@ -114,16 +122,28 @@ def test_the_best_point_and_the_row_as_it_is_where_that_is_as_good(scores: Any, 
     assert tuning.best_point(np.array(scores)) == point
 
 
-def made(folder: Path, whole: Study, spoilt: str = "") -> Path:
+def place(folder: Path, whole: Study) -> Layout:
+    """Where trials were run: their problems and a base model."""
+    layout = Layout(folder, f"{whole.name}-trials")
+    problems.prepare(tuning.trials(whole), layout.problems)
+    with files.building(layout.base) as base:
+        (base / "model.safetensors").write_bytes(b"weights")
+    return layout
+
+
+def made(folder: Path, whole: Study, layout: Layout, spoilt: str = "") -> Path:
     """Records of the trials: point 1 of each row solves most, and the run ``spoilt`` failed."""
-    top = whole.budgets[-1]
+    tried, top = tuning.trials(whole), whole.budgets[-1]
+    training_set, base = problems.read_prepared(layout.problems, "train"), base_fingerprint(layout)
     runs, samples = [], []
-    for name in load_methods(tuning.trials(whole)):
+    for name, method in load_methods(tried).items():
         for seed in (10, 11):
+            key = run_key(tried, method, name, seed, training_set, base)
             if name == spoilt:
-                runs.append(run_line(name, seed, top, status="failed", reason="broken", steps=0, rounds=0))
+                lack = {"status": "failed", "reason": "broken", "steps": 0, "rounds": 0}
+                runs.append(run_line(name, seed, top, key=key, **lack))
                 continue
-            runs.append(run_line(name, seed, top, spent=1000 + seed))
+            runs.append(run_line(name, seed, top, key=key, spent=1000 + seed))
             samples += solved(name, seed, top, [4 if name.endswith("1") else 1] * 6 + [seed - 10])
     benchmark = facts_of()["benchmarks"][0] | {"tiers": ["1"]}
     facts = facts_of(seeds=[10, 11], budgets=[top], benchmarks=[benchmark])
@@ -132,7 +152,9 @@ def made(folder: Path, whole: Study, spoilt: str = "") -> Path:
 
 def test_what_is_chosen_is_what_a_study_takes(tmp_path: Path) -> None:
     whole = study(tmp_path)
-    trials = tuning.choose(whole, made(tmp_path / "records", whole, spoilt="control_gold__1"))
+    layout = place(tmp_path, whole)
+    records = made(tmp_path / "records", whole, layout, spoilt="control_gold__1")
+    trials = tuning.choose(whole, records, layout)
     assert len(trials) == 3 * 3 * 2
     assert {trial.flops for trial in trials if trial.method == "star"} == {1010, 1011}
     scores = [trial.score for trial in trials if trial.method == "star" and trial.seed == 11]
@@ -168,6 +190,7 @@ def test_a_study_names_the_very_file(tmp_path: Path) -> None:
     [
         ("method,point", "line 1: the columns are not"),
         ("star,x,{},1,2,,0", "line 2"),
+        ('star,1,"{}x,100,5,0.5,1', "not CSV .unexpected end"),
         ("star,0,[],1,2,,0", "line 2"),
     ],
 )
@@ -181,9 +204,22 @@ def test_a_file_that_holds_no_trials_is_refused_by_its_line(tmp_path: Path, line
 
 def test_records_of_other_trials_are_refused(tmp_path: Path) -> None:
     whole = study(tmp_path)
-    records = made(tmp_path / "records", whole)
+    layout = place(tmp_path, whole)
+    records = made(tmp_path / "records", whole, layout)
+
+    def again(seeds: list[int], points: dict[str, Any], **changes: Any) -> None:
+        tuning.choose(study(tmp_path, tuning={"seeds": seeds, "points": points}, **changes), records, layout)
+
+    again([10, 11], POINTS)
     with pytest.raises(UserError, match="are of other trials"):
-        tuning.choose(study(tmp_path, tuning={"seeds": [10, 12], "points": POINTS}), records)
+        again([10, 12], POINTS)
     with pytest.raises(UserError, match="lack the trial star__3"):
-        more = {name: [*points, {"batch_size": 2}] for name, points in POINTS.items()}
-        tuning.choose(study(tmp_path, tuning={"seeds": [10, 11], "points": more}), records)
+        again([10, 11], {name: [*points, {"batch_size": 2}] for name, points in POINTS.items()})
+    with pytest.raises(UserError, match="have the trial star__2 with other settings"):
+        again([10, 11], POINTS | {"star": [LOW, {"batch_size": 2}]})
+
+
+def test_a_study_that_is_tuned_can_be_tuned_again(tmp_path: Path) -> None:
+    """Whatever has become of the file that it names."""
+    lost = study(tmp_path, tuned={"file": str(tmp_path / "lost.csv"), "digest": "0000"})
+    assert tuning.trials(lost) == tuning.trials(study(tmp_path))

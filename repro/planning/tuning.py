@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from repro import problems
 from repro.config import Study, merged, method_name
-from repro.discovery import load_methods, rows
+from repro.discovery import OF_A_ROW, load_methods, rows
 from repro.errors import UserError
+from repro.identity import run_key
 from repro.layout import Layout
 from repro.method import Role
 from repro.reporting.results import Study as Results
 from repro.reporting.results import load
 from repro.reporting.statistics import macro_mean
+from repro.run import base_fingerprint
 from repro.tuned import Trial
 from repro.validation import validated
 from repro.yaml_files import write_yaml
@@ -34,13 +37,16 @@ def points(study: Study) -> dict[str, list[dict[str, Any]]]:
     """
     if study.tuning is None:
         raise UserError(f"study {study.name} has no key `tuning`; add one (docs/tuning.md)")
-    declared, known = study.tuning.points, rows(study)
+    declared = study.tuning.points
+    study = study.model_copy(update={"tuned": None})  # rows as they are, whatever was chosen before
+    known = rows(study)
     used = {*known, *(method_name(row.method) for row in known.values())}
     for name in declared:
         if name not in used:
             raise UserError(
                 f"study {study.name}: tuning.points names `{name}`, which is no row and no method"
             )
+        _check_points(study, name, declared[name])
     found = {}
     for row, method in load_methods(study).items():
         if method.role is Role.BASE:
@@ -56,6 +62,18 @@ def points(study: Study) -> dict[str, list[dict[str, Any]]]:
                 f"{len(found[first]) - 1} for `{first}`; a comparison is fair where all rows have as many"
             )
     return found
+
+
+def _check_points(study: Study, name: str, points: list[dict[str, Any]]) -> None:
+    for number, point in enumerate(points):
+        where = f"study {study.name}, tuning.points.{name}.{number}"
+        if not point:
+            raise UserError(f"{where} sets nothing, as the row's own trial does; remove it")
+        if point in points[:number]:
+            raise UserError(f"{where} is there before; remove one of them")
+        for key in OF_A_ROW:
+            if key in point:
+                raise UserError(f"{where} sets `{key}`, which is of a row and no hyper-parameter; remove it")
 
 
 def trials(study: Study) -> Study:
@@ -74,7 +92,7 @@ def trials(study: Study) -> Study:
             named[trial_name(row, number)] = {
                 **own, "method": spec.method, "title": title, "role": str(methods[row].role),
             }  # fmt: skip
-    values = study.model_dump(mode="json", exclude={"tuning", "tuned"}, exclude_none=True)
+    values = study.model_dump(mode="json", exclude={"tuning", "tuned"})
     first = next(iter(study.evaluation.benchmarks))
     values |= {
         "name": f"{study.name}-trials",
@@ -99,29 +117,38 @@ def trial_name(row: str, point: int) -> str:
 def write(study: Study, layout: Layout) -> Path:
     """Write the study of a study's trials into its folder of work."""
     path = layout.work / "trials.yaml"
-    write_yaml(path, trials(study).model_dump(mode="json", exclude_none=True))
+    write_yaml(path, trials(study).model_dump(mode="json"))
     return path
 
 
-def choose(study: Study, records: Path) -> list[Trial]:
+def choose(study: Study, records: Path, layout: Layout) -> list[Trial]:
     """The trials, from the records of their study, with the point of each row: that of the highest mean
     score, but the row as it is where this is within one standard error of it.
 
     The standard error is of the difference of two points' means over S seeds: sqrt(2 v / S), with the
     variance v between seeds pooled over all points of the row. Raises UserError where the records are of
-    other trials.
+    other trials, or of the same with other settings; ``layout`` is where the trials were run.
     """
     wanted, results = trials(study), load(records)
     if (results.seeds, results.budgets) != (tuple(sorted(wanted.seeds)), tuple(wanted.budgets)):
         raise UserError(
             f"{records} are of other trials than {study.name} has; delete them and run them again"
         )
+    methods, training_set = load_methods(wanted), problems.read_prepared(layout.problems, "train")
+    base = base_fingerprint(layout)
     found: list[Trial] = []
     for row, settings in points(study).items():
         names = [trial_name(row, number) for number in range(len(settings))]
         for name in names:
             if name not in results.index:
                 raise UserError(f"{records} lack the trial {name}; run the trials of {study.name} again")
+            for seed in results.seeds:
+                key = run_key(wanted, methods[name], name, seed, training_set, base)
+                if results.run(name, seed, results.top)["key"] != key:
+                    raise UserError(
+                        f"{records} have the trial {name} with other settings, code or libraries than it has "
+                        f"now; run the trials of {study.name} again"
+                    )
         scores = np.array([_scores(results, name) for name in names])
         best = best_point(scores)
         found += [
