@@ -12,9 +12,11 @@ from shlex import quote
 from typing import Annotated, Any, NoReturn
 
 # ruff: noqa: E402  (the environment is set before anything that reads it is imported)
+from repro.numerics import THREADS, settle
+
 # One thread per process: results are then bit-identical, and two processes on two cores do not fight.
-for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
+for _variable, _number in THREADS.items():
+    os.environ.setdefault(_variable, _number)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -28,7 +30,6 @@ from repro.config import Study as StudyConfig
 from repro.config import load_study
 from repro.errors import UserError, out_of_memory
 from repro.gpus import claim
-from repro.numerics import settle
 
 
 class Stopped(Exception):
@@ -261,8 +262,9 @@ def collect(study: StudyFile) -> None:
 @app.command()
 def tune(study: StudyFile) -> None:
     """Choose the hyper-parameters of every row from the trials of a study, once they are run."""
-    from repro import files, tuned
+    from repro import files
     from repro.planning import tuning
+    from repro.trials import write
 
     config = load_study(study)
     layout = _layout(config)
@@ -276,7 +278,7 @@ def tune(study: StudyFile) -> None:
         )
     found = tuning.choose(config, records, _layout(named))
     path = layout.results / "tuning.csv"
-    tuned.write(path, found)
+    write(path, found)
     typer.echo("\n".join(tuning.render(found)))
     name = path.relative_to(layout.root)
     typer.echo(f"\nTo use them, put into the study:\n\ntuned: {{file: {name}, digest: {files.sha256(path)}}}")

@@ -3,9 +3,8 @@ table and figure is made from."""
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
@@ -13,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, files, identity, problems, tuned
+from repro import __version__, csv_files, files, identity, problems, tuned
 from repro.benchmarks import BENCHMARKS
 from repro.config import Study
 from repro.discovery import load_method
@@ -89,7 +88,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         table[column] = table[column].astype("category")
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
-    contents = {name: _csv(CSV[name], rows).encode() for name, rows in tables.items()}
+    contents = {name: csv_files.text(CSV[name], rows).encode() for name, rows in tables.items()}
     contents["samples.parquet"] = buffer.getvalue()
     records = {
         "name": study.name,
@@ -255,11 +254,3 @@ def _machine(
         for budget, cost in evaluation["budgets"].items()
     ]
     return [{**of, "joules": None, "flops": 0, **row} for row in (*manifest["machine"], *evaluated)]
-
-
-def _csv(columns: Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

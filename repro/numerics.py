@@ -55,6 +55,17 @@ def _is_settled() -> bool:
     return all(os.environ.get(name) == value for name, value in PORTABLE.items())
 
 
+def lacking() -> str:
+    """Why this machine has no portable numerics, and the mend; empty where it has them."""
+    found = capability()
+    if found in CAPABLE:
+        return ""
+    return (
+        f"numerics: portable needs an x86-64 processor with AVX2, and torch finds {found} here; set "
+        "`numerics: fast`, with which numbers differ from those of other machines in their last bits"
+    )
+
+
 def capability() -> str:
     """The instructions that ATen uses, by its own name for them."""
     import torch
@@ -68,12 +79,7 @@ def check(numerics: Numerics) -> None:
         return
     import torch
 
-    found = capability()
-    settled = _is_settled()
-    if settled and found != "AVX2":
-        raise UserError(
-            f"numerics: portable needs an x86-64 processor with AVX2, and torch finds {found} here; set "
-            "`numerics: fast`, with which numbers differ from those of other machines in their last bits"
-        )
-    if not settled or torch.get_num_threads() != 1:
+    if lack := lacking():
+        raise UserError(lack)
+    if not _is_settled() or capability() != "AVX2" or torch.get_num_threads() != 1:
         raise UserError(LATE)

@@ -486,17 +486,17 @@ TUNING = [
             "dict.fromkeys(study.evaluation.benchmarks, drawn.train)",
     }),
     *seen_by("repro/reporting/costs.py", "tests/test_tables.py", {
-        "sum(found) / len(found) for point": "max(found) for point",
-        'chosen = next(line for line in lines if line["chosen"])': "chosen = lines[0]",
+        "sum(known) / len(known)": "max(known)",
+        "next(trial for trial in tried if trial.chosen)": "tried[0]",
     }),
 ]  # fmt: skip
 
 REPRODUCTION = [
-    Mutant("repro/numerics.py", 'if settled and found != "AVX2":', "if False:",
+    Mutant("repro/numerics.py", "if lack := lacking():", "if lack := '':",
            ("tests/test_numerics.py::test_a_processor_without_avx2_is_refused_in_a_sentence",)),
     Mutant("repro/numerics.py", '{"numpy", "torch"} & sys.modules.keys()', "False",
            ("tests/test_numerics.py::test_portable_numerics_that_were_not_settled_are_refused",)),
-    Mutant("repro/numerics.py", "if not settled or torch.get_num_threads() != 1:", "if False:",
+    Mutant("repro/numerics.py", "if not _is_settled() or capability()", "if False and capability()",
            ("tests/test_numerics.py::test_portable_numerics_that_were_not_settled_are_refused",)),
     Mutant("repro/numerics.py", "os.environ.update(PORTABLE)", "os.environ.update(THREADS)",
            ("tests/test_numerics.py::test_what_is_settled_before_torch_holds_whatever_the_environment_says",)),

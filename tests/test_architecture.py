@@ -18,7 +18,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
     {"errors", "files", "yaml_files", "gpus", "machine", "layout", "seeds", "records", "schema", "flops",
-     "benchmarks", "numerics", "validation"},
+     "benchmarks", "numerics", "validation", "csv_files", "trials"},
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
@@ -38,7 +38,8 @@ REPORTING = [
     "comparisons", "claims", "published", "tables", "figures", "page",
     "replication",
 ]  # fmt: skip
-BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files"}
+BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files", "csv_files",
+                   "trials"}  # fmt: skip
 # What is asked before a study runs looks at all of it.
 PLANNING = "planning"
 

@@ -401,9 +401,9 @@ def test_a_file_that_holds_no_claims_gives_one_sentence(
     ("old", "new", "sentence"),
     [
         (",77.4,", ",much,", "line 2: `value`: "),
-        (",grpo\n", "\n", "line 2: as many fields as columns are due, 13"),
-        (",grpo\n", ",grpo,more\n", "line 2: as many fields as columns are due, 13"),
-        ("value", "values", "line 2: unknown key `values`"),
+        (",grpo\n", "\n", "fields where 13 are due"),
+        (",grpo\n", ",grpo,more\n", "fields where 13 are due"),
+        ("value", "values", "lacks the column 'value'"),
         ("arXiv:2504.11343", "arXiv", "line 2: `paper`: "),
     ],
 )

@@ -608,7 +608,7 @@ def test_what_trials_found_and_what_they_cost(tmp_path: Path) -> None:
         ({"settings": "{"}, r"tuning.csv, line 3: the settings are no mapping"),
         (
             {"point": 0, "seed": 9},
-            r"tuning.csv, line 3: the settings are no mapping, or a point is chosen for one",
+            r"tuning.csv, line 3: the settings are no mapping, or `chosen` is not",
         ),
         ({"chosen": 0}, "of the trials of a none is the row as it is, or not one point is chosen"),
     ],

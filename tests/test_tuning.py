@@ -13,7 +13,7 @@ from synthetic import facts_of, run_line, solved
 from synthetic import write as write_records
 from test_config import GOOD
 
-from repro import files, problems, tuned
+from repro import files, problems, trials
 from repro.config import Study, load_study
 from repro.discovery import load_method, load_methods
 from repro.errors import UserError
@@ -154,19 +154,19 @@ def test_what_is_chosen_is_what_a_study_takes(tmp_path: Path) -> None:
     whole = study(tmp_path)
     layout = place(tmp_path, whole)
     records = made(tmp_path / "records", whole, layout, spoilt="control_gold__1")
-    trials = tuning.choose(whole, records, layout)
-    assert len(trials) == 3 * 3 * 2
-    assert {trial.flops for trial in trials if trial.method == "star"} == {1010, 1011}
-    scores = [trial.score for trial in trials if trial.method == "star" and trial.seed == 11]
+    found = tuning.choose(whole, records, layout)
+    assert len(found) == 3 * 3 * 2
+    assert {trial.flops for trial in found if trial.method == "star"} == {1010, 1011}
+    scores = [trial.score for trial in found if trial.method == "star" and trial.seed == 11]
     assert scores == pytest.approx([7 / 28, 25 / 28, 7 / 28])
-    assert {(trial.method, trial.point) for trial in trials if trial.chosen} == {
+    assert {(trial.method, trial.point) for trial in found if trial.chosen} == {
         ("star", 1), ("small", 1), ("control_gold", 0),
     }  # fmt: skip
 
     path = tmp_path / "tuning.csv"
-    tuned.write(path, trials)
-    rounded = [replace(one, score=one.score and round(one.score, 6)) for one in trials]
-    assert tuned.read(path) == rounded
+    trials.write(path, found)
+    rounded = [replace(one, score=one.score and round(one.score, 6)) for one in found]
+    assert trials.read(path, "mend") == rounded
     with_it = study(tmp_path, tuned={"file": str(path), "digest": files.sha256(path)})
     before, after = load_method(whole, "small").model_dump(), load_method(with_it, "small").model_dump()
     assert after == before | {"optimizer": before["optimizer"] | {"learning_rate": 1e-4}}
@@ -178,7 +178,7 @@ def test_what_is_chosen_is_what_a_study_takes(tmp_path: Path) -> None:
 
 def test_a_study_names_the_very_file(tmp_path: Path) -> None:
     path = tmp_path / "tuning.csv"
-    tuned.write(path, [tuned.Trial("star", 0, {}, 10, 5, 0.5, True)])
+    trials.write(path, [trials.Trial("star", 0, {}, 10, 5, 0.5, True)])
     with pytest.raises(UserError, match=r"tuned.digest: .* has the digest .* and the study names 0000"):
         load_methods(study(tmp_path, tuned={"file": str(path), "digest": "0000"}))
     with pytest.raises(UserError, match=r"tuned.file: .*nowhere.csv does not exist"):
@@ -188,7 +188,7 @@ def test_a_study_names_the_very_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("method,point", "line 1: the columns are not"),
+        ("method,point", "lacks the column .settings."),
         ("star,x,{},1,2,,0", "line 2"),
         ('star,1,"{}x,100,5,0.5,1', "not CSV .unexpected end"),
         ("star,0,[],1,2,,0", "line 2"),
@@ -196,10 +196,10 @@ def test_a_study_names_the_very_file(tmp_path: Path) -> None:
 )
 def test_a_file_that_holds_no_trials_is_refused_by_its_line(tmp_path: Path, line: str, sentence: str) -> None:
     path = tmp_path / "tuning.csv"
-    tuned.write(path, [])
+    trials.write(path, [])
     path.write_text(line + "\n" if "method" in line else path.read_text() + line + "\n")
     with pytest.raises(UserError, match=sentence):
-        tuned.read(path)
+        trials.read(path, "restore it")
 
 
 def test_records_of_other_trials_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from repro.config import Folder, HubModel, JsonlProblems, RewardModel, Study, lo
 from repro.discovery import ROOT, Broken, load_method, method_ids, rows
 from repro.errors import UserError
 from repro.layout import Layout
-from repro.numerics import CAPABLE, capability
+from repro.numerics import lacking
 from repro.planning import plan, shapes
 from repro.planning.hardware import GIB
 from repro.planning.rehearsal import mend
@@ -177,13 +177,8 @@ def _engine(case: Case) -> Iterator[str | Problem]:
 
 
 def _numerics(case: Case) -> Iterator[str | Problem]:
-    if case.study.numerics == "portable" and capability() not in CAPABLE:
-        yield Problem(
-            f"portable needs an x86-64 processor with AVX2, and torch finds {capability()} here; set "
-            "`numerics: fast`"
-        )
-    else:
-        yield case.study.numerics
+    lack = lacking() if case.study.numerics == "portable" else ""
+    yield Problem(lack) if lack else case.study.numerics
 
 
 # -- hardware ---------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from repro.reporting.results import Study as Results
 from repro.reporting.results import load
 from repro.reporting.statistics import macro_mean
 from repro.run import base_fingerprint
-from repro.tuned import Trial
+from repro.trials import Trial
 from repro.validation import validated
 from repro.yaml_files import write_yaml
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from repro.reporting.table import (
     table_of,
 )
 from repro.schema import INSIDE, MACHINE_ACCOUNTS, WASTED, Account
+from repro.trials import Trial
 
 _BESIDE = (Account.RULES, Account.EVALUATE)  # shown by row, outside the budget
 
@@ -47,7 +47,7 @@ def costs(analysis: Analysis) -> Table:
     columns = [*(account.capitalize() for account in INSIDE), "Total", "Papers'\nconvention",
                *(f"({account})" for account in _BESIDE)]  # fmt: skip
     for row in analysis.by_score:
-        tried = sum(line["flops"] for line in study.trials(row.method))
+        tried = sum(trial.flops for trial in study.trials(row.method))
         of_trials = {"(tuning)": significant(tried / unit) if tried else DASH} if study.tuning else {}
         if study.incomplete(row.method, top):
             cells.append({"Method": row.title} | dict.fromkeys(columns, "X") | of_trials)
@@ -95,29 +95,26 @@ def tuning(analysis: Analysis) -> Table:
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
     for row in analysis.by_score:
-        lines = study.trials(row.method)
-        if not lines:
+        tried = study.trials(row.method)
+        if not tried:
             continue
-        points = {line["point"] for line in lines}
-        scores = {point: [line["score"] for line in lines if line["point"] == point] for point in points}
-        means = {point: None if None in found else sum(found) / len(found) for point, found in scores.items()}
-        chosen = next(line for line in lines if line["chosen"])
-        before, after = means[0], means[chosen["point"]]
+        chosen = next(trial for trial in tried if trial.chosen)
+        before, after = (_mean_score(tried, point) for point in (0, chosen.point))
         gain = None if before is None or after is None else after - before
-        spent = sum(line["flops"] for line in lines)
+        spent = sum(trial.flops for trial in tried)
         cells.append({
             "Method": row.title,
-            "Trials": str(len(lines)),
+            "Trials": str(len(tried)),
             "As it is": "X" if before is None else percent(before),
             "Chosen": "X" if after is None else percent(after),
-            "Gain": DASH if not chosen["point"] or gain is None else signed(gain),
-            "Settings": _settings(json.loads(chosen["settings"])) or "as it is",
+            "Gain": DASH if not chosen.point or gain is None else signed(gain),
+            "Settings": _settings(chosen.settings) or "as it is",
             "FLOPs": flops(spent),
         })  # fmt: skip
-        data.append({"method": row.method, "title": row.title, "trials": len(lines), "default": before,
-                     "tuned": after, "point": chosen["point"], "settings": chosen["settings"],
+        data.append({"method": row.method, "title": row.title, "trials": len(tried), "default": before,
+                     "tuned": after, "point": chosen.point, "settings": chosen.line()["settings"],
                      "flops": spent})  # fmt: skip
-    seeds = sorted({line["seed"] for line in study.tuning})
+    seeds = sorted({trial.seed for trial in study.tuning})
     notes = [
         "Scores on the validation split, in percent, mean over the tuning seeds "
         f"{', '.join(map(str, seeds))}: problems held out of the training set, none a test problem. The "
@@ -126,6 +123,13 @@ def tuning(analysis: Analysis) -> Table:
         "A row stays as it is where that is within one standard error of its best point.",
     ]
     return table_of(study, "tuning", "Tuning", cells, data, notes)
+
+
+def _mean_score(trials: Iterable[Trial], point: int) -> float | None:
+    """None where a run of the point failed."""
+    scores = [trial.score for trial in trials if trial.point == point]
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None
 
 
 def _settings(values: Mapping[str, Any], within: str = "") -> str:

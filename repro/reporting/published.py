@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from repro.errors import UserError
-from repro.files import read_text
+from repro import csv_files
 from repro.records import Role
 from repro.reporting.analysis import Analysis, Difference
 from repro.reporting.results import Study, X
@@ -61,19 +58,11 @@ class Figure(BaseModel):
 
 def read_published(path: Path = PUBLISHED) -> list[Figure]:
     """Every figure. Raises UserError, naming the file, the line and the column, where one is malformed."""
-    reader = csv.DictReader(StringIO(read_text(path, _MEND), newline=""), strict=True)
-    found = []
-    try:
-        for values in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in values or None in values.values():
-                raise UserError(
-                    f"{where}: as many fields as columns are due, {len(Figure.model_fields)}; {_MEND}"
-                )
-            found.append(validated(Figure, values, where))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); {_MEND}") from None
-    return found
+    columns = dict.fromkeys(Figure.model_fields, str)
+    return [
+        validated(Figure, {name: line[name] for name in columns}, f"{path}, line {line['line']}")
+        for line in csv_files.read(path, columns, _MEND)
+    ]
 
 
 def published_table(analyses: Sequence[Analysis], path: Path = PUBLISHED) -> Table | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,23 +12,24 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from repro import csv_files, trials
 from repro.errors import UserError
 from repro.flops import ModelShape
 from repro.records import Role, Verdict
-from repro.reporting.reading import changed, read_facts, read_samples, read_table
+from repro.reporting.reading import MEND, changed, read_facts, read_samples
 from repro.schema import (
     LEDGER,
     MACHINE,
     MACHINE_ACCOUNTS,
     MONITORS,
     RUNS,
-    TUNING,
     UNKNOWN,
     VISITS,
     Account,
     BenchmarkFacts,
     Facts,
 )
+from repro.trials import Trial
 
 Line = dict[str, Any]  # of a CSV file: its columns, and its number as ``line``
 Mode = Literal["sampled", "greedy"]
@@ -97,7 +97,7 @@ class Study:
     ledger: list[Line]
     monitors: list[Line]
     visits: list[Line]
-    tuning: list[Line]
+    tuning: list[Trial]
     machine: list[Line]
     benchmarks: tuple[Benchmark, ...]
 
@@ -162,9 +162,9 @@ class Study:
             or (line["budget"] < budget and not plans and line.get("account") != Account.EVALUATE)
         ]
 
-    def trials(self, method: str) -> list[Line]:
-        """The lines of tuning.csv of a row."""
-        return [line for line in self.tuning if line["method"] == method]
+    def trials(self, method: str) -> list[Trial]:
+        """Those that chose a row's hyper-parameters."""
+        return [trial for trial in self.tuning if trial.method == method]
 
     @property
     def warm_start(self) -> tuple[int, int]:
@@ -211,13 +211,13 @@ def assemble(records: Path, facts: Facts) -> Study:
     shapes_of(facts, records / "study.json")
 
     path = records / "runs.csv"
-    runs = read_table(path, RUNS, ("method", "seed", "budget"))
+    runs = csv_files.read(path, RUNS, MEND, key=("method", "seed", "budget"))
     _known(path, runs, {"role": list(Role), "plans": (0, 1), "seed": seeds, "budget": budgets})
     rows = _rows(path, runs)
     methods = [row.method for row in rows]
 
     path = records / "ledger.csv"
-    ledger = read_table(path, LEDGER)
+    ledger = csv_files.read(path, LEDGER, MEND)
     shared = [line for line in ledger if line["account"] == Account.WARM_START]
     _known(path, shared, {"method": ("",), "seed": (0,), "budget": (0,)})
     _known(path, ledger, {"account": list(Account), "shape": facts.shapes})
@@ -225,7 +225,9 @@ def assemble(records: Path, facts: Facts) -> Study:
     _known(path, own, {"method": methods, "seed": seeds, "budget": budgets})
 
     path = records / "monitors.csv"
-    monitors = read_table(path, MONITORS, ("method", "seed", "budget", "round", "monitor"), signed=("value",))
+    monitors = csv_files.read(
+        path, MONITORS, MEND, key=("method", "seed", "budget", "round", "monitor"), signed=("value",)
+    )
     _known(path, monitors, {"method": methods, "seed": seeds, "budget": budgets})
     for line in monitors:
         if not line["monitor"].isidentifier():
@@ -236,16 +238,19 @@ def assemble(records: Path, facts: Facts) -> Study:
             )
 
     path = records / "visits.csv"
-    visits = read_table(path, VISITS, ("method", "seed", "tier"))
+    visits = csv_files.read(path, VISITS, MEND, key=("method", "seed", "tier"))
     _known(path, visits, {"method": methods, "seed": seeds})
 
     path = records / "tuning.csv"
-    tuning = read_table(path, TUNING, ("method", "point", "seed"), ("score",))
-    _known(path, tuning, {"method": methods, "chosen": (0, 1)})
-    _check_trials(path, tuning)
+    tuning = trials.read(path, MEND)
+    for trial in tuning:
+        if trial.method not in methods:
+            raise UserError(f"{path}: '{trial.method}' is no row of the study; {MEND}")
 
     path = records / "machine.csv"
-    machine = read_table(path, MACHINE, ("method", "seed", "budget", "account", "device"), UNKNOWN)
+    machine = csv_files.read(
+        path, MACHINE, MEND, key=("method", "seed", "budget", "account", "device"), unknown=UNKNOWN
+    )
     _known(path, machine, {"account": MACHINE_ACCOUNTS, "method": (*methods, ""), "seed": (*seeds, 0),
                            "budget": (*budgets, 0)})  # fmt: skip
 
@@ -257,28 +262,6 @@ def assemble(records: Path, facts: Facts) -> Study:
     for benchmark in benchmarks:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study
-
-
-def _check_trials(path: Path, lines: Iterable[Line]) -> None:
-    """Raise UserError unless each row has its point 0 and one that was chosen, and settings can be read."""
-    points: dict[str, dict[int, int]] = {}
-    for line in lines:
-        try:
-            known = isinstance(json.loads(line["settings"]), dict)
-        except (ValueError, RecursionError):
-            known = False
-        first = points.setdefault(line["method"], {}).setdefault(line["point"], line["chosen"])
-        if not known or first != line["chosen"]:
-            raise UserError(
-                f"{path}, line {line['line']}: the settings are no mapping, or a point is chosen for one "
-                "seed alone; collect the study's records again."
-            )
-    for method, chosen in points.items():
-        if 0 not in chosen or sum(chosen.values()) != 1:
-            raise UserError(
-                f"{path}: of the trials of {method} none is the row as it is, or not one point is chosen; "
-                "collect the study's records again."
-            )
 
 
 def shapes_of(facts: Facts, path: Path) -> dict[str, ModelShape]:
