@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from repro import fetch, files, identity, numerics, problems
-from repro.config import Folder, HubModel, RandomModel, Study, WarmStart
+from repro.config import Folder, HubModel, LadderProblems, RandomModel, Study, WarmStart
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
 from repro.models import config_of, refuse_code
@@ -134,15 +134,20 @@ def corpus_rows(study: Study, size: int, seed: int) -> list[tuple[str, str]]:
     random = generator("corpus hints", seed)
     plain, with_hint = templates(study.prompt)
     rows = []
-    for question, solution, answer in ladder.corpus(size, seed):
+    for question, solution, answer in ladder.corpus(size, seed, _world(study)):
         hinted = random.random() < study.base_model.hinted
         rows.append((fill(with_hint if hinted else plain, question, answer), solution))
     return rows
 
 
+def _world(study: Study) -> ladder.World:
+    assert isinstance(study.problems, LadderProblems)  # a warm start is of the ladder
+    return ladder.WORLDS[study.problems.world]
+
+
 def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train from nothing with the suite's own trainer; FLOPs and tokens of it."""
-    tokenizer = _word_tokenizer(ladder.vocabulary())
+    tokenizer = _word_tokenizer(ladder.vocabulary(_world(study)))
     start = folder / "start"
     _initialise({"model_type": "llama", **spec.config}, tokenizer, spec.seed, start)
     text = corpus_rows(study, spec.steps * spec.batch_size, spec.seed)

@@ -184,6 +184,7 @@ class LadderProblems(Section):
     """The procedural set of :mod:`repro.problems.ladder`; its test problems are the benchmark ``ladder``."""
 
     source: Literal["ladder"]
+    world: Literal["things", "miles"] = "things"  # operations and words
     train: Size = Field(gt=0)
     validation: Size = 0
     test: Size = Field(gt=0)

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from repro import files, profiles
-from repro.config import NUMBERS, BenchmarkName, RandomModel, RewardModel, Study, WarmStart
+from repro.config import (
+    NUMBERS,
+    BenchmarkName,
+    LadderProblems,
+    RandomModel,
+    RewardModel,
+    Study,
+    WarmStart,
+)  # fmt: skip
 from repro.discovery import ROOT, own_modules, source_of
 from repro.errors import UserError
 from repro.layout import Layout
@@ -92,6 +100,8 @@ def base_settings(study: Study) -> list[Any]:
         found += [libraries(), study.numerics]
     if isinstance(spec, WarmStart):
         found += [templates(study.prompt), study.training.max_length, study.training.dtype]
+        assert isinstance(study.problems, LadderProblems)  # a warm start is of the ladder
+        found += [study.problems.world]
     return found
 
 

@@ -72,7 +72,7 @@ def test_defaults_and_numbers_as_people_write_them(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"sampling__max_token": 3}, "unknown key `sampling.max_token`; known here: engine, batch_size"),
-        ({"problems__size": 3}, "unknown key `problems.size`; known here: source, train, validation"),
+        ({"problems__size": 3}, "unknown key `problems.size`; known here: source, world, train"),
         ({"base_model__optimizer__lr": 1}, "unknown key `base_model.optimizer.lr`; known here: learn"),
         ({"colour": "red"}, "unknown key `colour`; known here: name, title, seeds"),
         ({"seeds": MISSING}, "key `seeds` is missing; add it"),

@@ -24,59 +24,89 @@ from repro.records import Gold, Problem
 
 # --- the ladder -------------------------------------------------------------------------------------
 
-DRAWN = {split: ladder.generate(split, 400, seed=0) for split in ("train", "validation", "test")}
+WORLDS = {
+    world: {split: ladder.generate(split, 400, 0, world) for split in ("train", "validation", "test")}
+    for world in (ladder.THINGS, ladder.MILES)
+}  # fmt: skip
+DRAWN = WORLDS[ladder.THINGS]
+both_worlds = pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.stream)
 
 # What a reader makes of each sentence: the quantity before it -> after it.
 READINGS = {
-    r"gets (\d+) more": lambda n, a: n + a,
-    r"loses (\d+)": lambda n, a: n - a,
-    r"now has (\d+) times as many": lambda n, a: n * a,
-    r"keeps one of (\d+) equal parts": lambda n, a: n / a,
-    r"fills bags of (\d+) and keeps the rest": lambda n, a: n % a,
-    r"buys (\d+) packs of (\d+)": lambda n, a, b: n + a * b,
-    r"sells (\d+) packs of (\d+)": lambda n, a, b: n - a * b,
-    r"joins a friend who has (\d+) fewer": lambda n, a: n + (n - a),
+    "ladder": {
+        r"gets (\d+) more": lambda n, a: n + a,
+        r"loses (\d+)": lambda n, a: n - a,
+        r"now has (\d+) times as many": lambda n, a: n * a,
+        r"keeps one of (\d+) equal parts": lambda n, a: n / a,
+        r"fills bags of (\d+) and keeps the rest": lambda n, a: n % a,
+        r"buys (\d+) packs of (\d+)": lambda n, a, b: n + a * b,
+        r"sells (\d+) packs of (\d+)": lambda n, a, b: n - a * b,
+        r"joins a friend who has (\d+) fewer": lambda n, a: n + (n - a),
+    },
+    "miles": {
+        r"walks (\d+) on": lambda n, a: n + a,
+        r"walks (\d+) back": lambda n, a: n - a,
+        r"rides (\d+) times as far": lambda n, a: n * a,
+        r"returns to one part in (\d+)": lambda n, a: n / a,
+        r"crosses to mile (\d+) less its own": lambda n, a: a - n,
+        r"rides (\d+) stages of (\d+)": lambda n, a, b: n + a * b,
+        r"goes (\d+) times as far less (\d+)": lambda n, a, b: n * a - b,
+        r"goes half of the way to mile (\d+)": lambda n, a: (n + a) / 2,
+    },
+}
+ENDS = {
+    "ladder": (r"\w+ has (\d+) (\w+)", "how many {} ?"),
+    "miles": (r"\w+ is at mile (\d+) of the (\w+)", "which mile of the {} ?"),
 }
 
 
-def read_and_solve(question: str) -> tuple[float, set[str]]:
+def read_and_solve(question: str, world: ladder.World = ladder.THINGS) -> tuple[float, set[str]]:
     """The answer by reading the question, and which kinds of sentence it had."""
     first, *told, asked = question.split(" . ")
-    number, thing = re.fullmatch(r"\w+ has (\d+) (\w+)", first).groups()  # type: ignore[union-attr]
-    assert asked == f"how many {thing} ?"
+    opening, closing = ENDS[world.stream]
+    number, thing = re.fullmatch(opening, first).groups()  # type: ignore[union-attr]
+    assert asked == closing.format(thing)
     quantity, kinds = float(number), set()
+    readings = READINGS[world.stream]
     for sentence in told:
-        ((kind, match),) = [(k, m) for k in READINGS if (m := re.fullmatch(k, sentence))]
-        quantity = READINGS[kind](quantity, *map(int, match.groups()))
+        ((kind, match),) = [(k, m) for k in readings if (m := re.fullmatch(k, sentence))]
+        quantity = readings[kind](quantity, *map(int, match.groups()))
         kinds.add(kind)
     return quantity, kinds
 
 
-def without_names(question: str) -> str:
-    return " ".join(word for word in question.split() if word not in ladder.NAMES + ladder.OBJECTS)
+def without_names(question: str, world: ladder.World = ladder.THINGS) -> str:
+    return " ".join(word for word in question.split() if word not in world.names + world.things)
 
 
-def test_tiers_and_knowledge_points() -> None:
-    for drawn in DRAWN.values():
+@both_worlds
+def test_tiers_and_knowledge_points(world: ladder.World) -> None:
+    for drawn in WORLDS[world].values():
         assert Counter(problem.tier for problem, _ in drawn) == {"1": 100, "2": 100, "3": 100, "4": 100}
-    points = {point for problem, _ in DRAWN["train"] for point in problem.knowledge}
-    assert len(points) == 8 and points == set(ladder.OPERATIONS)
-    for problem, gold in DRAWN["train"]:
+    train = WORLDS[world]["train"]
+    points = {point for problem, _ in train for point in problem.knowledge}
+    assert len(points) == 8 and points == set(world.operations)
+    for problem, gold in train:
         fewest, most = ladder.TIERS[problem.tier]
         assert fewest <= (gold.solution or "").count("=") <= most
 
 
-def test_the_same_seed_gives_the_same_problems_and_a_longer_list_begins_with_them() -> None:
-    assert ladder.generate("test", 400, seed=0) == DRAWN["test"]
-    assert ladder.generate("test", 150, seed=0) == DRAWN["test"][:150]
-    other = {without_names(p.question) for p, _ in ladder.generate("test", 400, seed=1)}
-    assert len(other & {without_names(p.question) for p, _ in DRAWN["test"]}) < 100
+@both_worlds
+def test_the_same_seed_gives_the_same_problems_and_a_longer_list_begins_with_them(
+    world: ladder.World,
+) -> None:
+    drawn = WORLDS[world]["test"]
+    assert ladder.generate("test", 400, 0, world) == drawn
+    assert ladder.generate("test", 150, 0, world) == drawn[:150]
+    other = {without_names(p.question, world) for p, _ in ladder.generate("test", 400, 1, world)}
+    assert len(other & {without_names(p.question, world) for p, _ in drawn}) < 100
 
 
-def test_every_problem_is_solved_rightly_step_by_step() -> None:
+@both_worlds
+def test_every_problem_is_solved_rightly_step_by_step(world: ladder.World) -> None:
     seen = set()
-    for problem, gold in (row for drawn in DRAWN.values() for row in drawn):
-        answer, kinds = read_and_solve(problem.question)
+    for problem, gold in (row for drawn in WORLDS[world].values() for row in drawn):
+        answer, kinds = read_and_solve(problem.question, world)
         seen |= kinds
         assert gold.answer == f"{answer:.0f}" and answer == int(answer)
         assert gold.solution is not None and gold.solution.endswith(f" #### {gold.answer}")
@@ -90,33 +120,37 @@ def test_every_problem_is_solved_rightly_step_by_step() -> None:
                 "%": int.__mod__,
             }
             assert steps[sign](int(left), int(right)) == int(result) <= ladder.LARGEST
-    assert seen == set(READINGS)
+    assert seen == set(READINGS[world.stream])
 
 
-def test_splits_share_no_problem_even_under_other_names_sizes_and_seeds() -> None:
-    keys = {split: {without_names(p.question) for p, _ in drawn} for split, drawn in DRAWN.items()}
+@both_worlds
+def test_splits_share_no_problem_even_under_other_names_sizes_and_seeds(world: ladder.World) -> None:
+    drawn = WORLDS[world]
+    keys = {split: {without_names(p.question, world) for p, _ in rows} for split, rows in drawn.items()}
     keys["train of another seed"] = {
-        without_names(p.question) for p, _ in ladder.generate("train", 999, seed=7)
+        without_names(p.question, world) for p, _ in ladder.generate("train", 999, 7, world)
     }
-    keys["corpus"] = {without_names(question) for question, _, _ in ladder.corpus(2000, seed=0)}
-    assert all(len(keys[split]) == 400 for split in DRAWN)
+    keys["corpus"] = {without_names(question, world) for question, _, _ in ladder.corpus(2000, 0, world)}
+    assert all(len(keys[split]) == 400 for split in drawn)
     assert not keys["test"] & set.union(*(keys[name] for name in keys if name != "test"))
     assert not keys["corpus"] & keys["train"] and not keys["validation"] & keys["train"]
 
 
-def test_every_word_is_in_the_vocabulary() -> None:
-    words = ladder.vocabulary()
+@both_worlds
+def test_every_word_is_in_the_vocabulary(world: ladder.World) -> None:
+    words = ladder.vocabulary(world)
     assert len(words) == len(set(words))
     _, hint = templates(Study.model_fields["prompt"].default)
-    for problem, gold in DRAWN["train"]:
+    for problem, gold in WORLDS[world]["train"]:
         text = f"{fill(hint, problem.question, gold.answer)} {gold.solution}"
         assert set(text.split()) <= set(words)
 
 
-def test_the_corpus_slips_at_the_stated_rates() -> None:
+@both_worlds
+def test_the_corpus_slips_at_the_stated_rates(world: ladder.World) -> None:
     tried: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
-    rows = list(ladder.corpus(4000, seed=0))
+    rows = list(ladder.corpus(4000, 0, world))
     for _, solution, answer in rows:
         assert solution.endswith(f" #### {answer}")
         for left, sign, right, result in re.findall(r"(\d+) ([-+*/%]) (\d+) = (\d+)", solution):
@@ -124,18 +158,30 @@ def test_the_corpus_slips_at_the_stated_rates() -> None:
             if 0 <= value <= ladder.LARGEST:  # after a slip it may not be
                 tried[sign] += 1
                 wrong[sign] += value != int(result)
-    for sign, rate in ladder.SLIP_RATES.items():
+    assert tried.keys() == world.slip_rates.keys()
+    for sign, rate in world.slip_rates.items():
         assert wrong[sign] / tried[sign] == pytest.approx(rate, abs=4 * sqrt(rate * (1 - rate) / tried[sign]))
-    right = sum(float(answer) == read_and_solve(question)[0] for question, _, answer in rows)
+    right = sum(float(answer) == read_and_solve(question, world)[0] for question, _, answer in rows)
     assert 0.3 < right / len(rows) < 0.8  # imperfect, yet worth learning from
-    assert list(ladder.corpus(50, seed=0)) == rows[:50] != list(ladder.corpus(50, seed=1))
+    assert list(ladder.corpus(50, 0, world)) == rows[:50] != list(ladder.corpus(50, 1, world))
+
+
+def test_worlds_share_no_wording_and_no_problem() -> None:
+    things, miles = ladder.THINGS, ladder.MILES
+    assert not {one.words for one in things.operations.values()} & {
+        one.words for one in miles.operations.values()
+    }
+    assert not {p.id for rows in WORLDS[things].values() for p, _ in rows} & {
+        p.id for rows in WORLDS[miles].values() for p, _ in rows
+    }
 
 
 def test_a_tier_that_runs_out_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ladder, "_draw", lambda tier, random: ladder.Chain(5, (("gain", 1, 0),)))
-    split = ladder.Chain(5, (("gain", 1, 0),)).split()
+    chain = ladder.Chain(5, (("gain", 1, 0),))
+    monkeypatch.setattr(ladder, "_draw", lambda world, tier, random: chain)
+    split = chain.split()
     with pytest.raises(UserError, match=f"hardly more than 1 distinct problems in tier 1 of split {split}"):
-        list(zip(range(2), ladder.chains(split, "1", None), strict=False))  # type: ignore[arg-type]
+        list(zip(range(2), ladder.chains(ladder.THINGS, split, "1", None), strict=False))  # type: ignore[arg-type]
 
 
 # --- sources ----------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from repro.rewards.ladder import LadderScorer
 
 QUESTION = "Tom has 7 pens . gets 5 more . keeps one of 4 equal parts . how many pens ?"
 
+both_worlds = pytest.mark.parametrize("world", ladder.WORLDS.values(), ids=ladder.WORLDS)
+
 
 def score(text: str, question: str = QUESTION) -> tuple[float, ...]:
     completion = Completion(Problem("p", question, "1"), text, 1, 1, "stop", Verdict.WRONG)
@@ -72,22 +74,24 @@ def test_a_question_that_tells_nothing_calls_for_nothing(question: str) -> None:
     assert max(score("1 + 1 = 2 ; 2 + 1 = 3 #### 3", question)) <= 0.5
 
 
-def test_a_wrong_answer_has_no_full_reward_and_a_right_chain_has() -> None:
+@both_worlds
+def test_a_wrong_answer_has_no_full_reward_and_a_right_chain_has(world: ladder.World) -> None:
     """Over the imperfect corpus, whose slips go on from a wrong value, and over dropped last steps."""
-    for problem, gold in ladder.generate("train", 200, seed=1):
+    for problem, gold in ladder.generate("train", 200, 1, world):
         assert gold.solution is not None
         *kept, _ = gold.solution.split(" #### ")[0].split(" ; ")
         if kept:
             cut = f"{' ; '.join(kept)} #### {kept[-1].split()[-1]}"
             assert min(score(cut, problem.question)) == 0
-    for question, solution, _ in ladder.corpus(300, seed=0):
+    for question, solution, _ in ladder.corpus(300, 0, world):
         holds = [ladder.SIGNS[s](int(a), int(b)) == int(c) for a, s, b, _, c in map(
             str.split, solution.split(" #### ")[0].split(" ; "))]  # fmt: skip
         assert score(solution, question) == tuple(map(float, holds))
 
 
-def test_every_worked_solution_scores_one_throughout() -> None:
-    for problem, gold in ladder.generate("train", 200, seed=0):
+@both_worlds
+def test_every_worked_solution_scores_one_throughout(world: ladder.World) -> None:
+    for problem, gold in ladder.generate("train", 200, 0, world):
         assert gold.solution is not None
         scores = score(gold.solution, problem.question)
         assert set(scores) == {1.0} and len(scores) == gold.solution.count("=")

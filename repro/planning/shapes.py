@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import files
-from repro.config import Folder, HubModel, RandomModel, RewardModel, Study
+from repro.config import Folder, HubModel, LadderProblems, RandomModel, RewardModel, Study
 from repro.errors import UserError
 from repro.flops import ModelShape
 
@@ -61,8 +61,10 @@ def base_shape(study: Study, file: Path) -> tuple[ModelShape, str]:
     else:
         from repro.problems import ladder
 
+        assert isinstance(study.problems, LadderProblems)  # a warm start is of the ladder
+        words = ladder.vocabulary(ladder.WORLDS[study.problems.world])
         special = 3  # padding, end of text, unknown word
-        sizes = {"model_type": "llama", **spec.config, "vocab_size": len(ladder.vocabulary()) + special}
+        sizes = {"model_type": "llama", **spec.config, "vocab_size": len(words) + special}
     return ModelShape.from_config(sizes, f"{file}: base_model.config"), "base_model.config"
 
 

@@ -126,7 +126,8 @@ def _draw(study: Study) -> Drawn:
     if isinstance(spec, LadderProblems):
         # Its splits share no problem by construction, and all its problems share their phrases.
         sizes = {"train": spec.train + study.prompt.shots, "validation": spec.validation, "test": spec.test}
-        rows = {split: ladder.generate(split, size, spec.seed) for split, size in sizes.items()}
+        world = ladder.WORLDS[spec.world]
+        rows = {split: ladder.generate(split, size, spec.seed, world) for split, size in sizes.items()}
         train, shots = rows["train"][: spec.train], rows["train"][spec.train :]
         return Drawn(train, rows["validation"], shots, _limited(study, {"ladder": rows["test"]}), {})
     read, facts = _read(study)

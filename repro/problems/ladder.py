@@ -5,14 +5,17 @@ A problem follows one running quantity through a chain of operations, as grade-s
 step by step, ``7 + 5 = 12 ; 12 / 4 = 3 #### 3``. Its text is made of few words and one token per number, so
 that a model of under a million parameters can learn it from nothing on a CPU.
 
-- **Knowledge points** are the eight operations of :data:`OPERATIONS`.
+- There are two **worlds** (:data:`WORLDS`) of other words, operations and slips: ``things``, of which the
+  example is, and ``miles``, where some operations count back from a number or take three steps. What holds
+  in both is less likely to be an accident of one.
+- **Knowledge points** are the eight operations of a world.
 - **Tiers** ``1``..``4`` are by the number of solution steps (:data:`TIERS`).
 - **Splits** are disjoint by construction: the hash of a problem *without its names and objects* (its key)
   decides which split it belongs to, and a key is used once. So no test problem is a re-wording of a
   training problem, whatever sizes and seeds are asked for.
 - The warm-start **corpus** is imperfect on purpose: each step is wrong with a probability that depends on
-  its operation (:data:`SLIP_RATES`) and the chain goes on from the wrong value. A model trained on it can
-  do the operations but slips, which leaves room for self-improvement.
+  its operation (:attr:`World.slip_rates`) and the chain goes on from the wrong value. A model trained on it
+  can do the operations but slips, which leaves room for self-improvement.
 """
 
 from __future__ import annotations
@@ -32,17 +35,10 @@ NAME = "ladder"
 VERSION = 1
 LARGEST = 49  # every number in a problem or solution lies in 0..LARGEST
 
-NAMES = ("Tom", "Ann", "Ben", "Eva", "Max", "Mia", "Sam", "Zoe")
-OBJECTS = ("pens", "cups", "nuts", "caps", "toys", "keys", "eggs", "pins")
-
 TIERS = {"1": (1, 2), "2": (3, 3), "3": (4, 5), "4": (6, 7)}  # tier -> (fewest, most) solution steps
 
 # Share of hash space by split. The corpus has its own, so that warm start and training never share a problem.
 SPLITS = {"test": (0, 15), "validation": (15, 22), "train": (22, 60), "corpus": (60, 100)}
-
-# P(step slips) in the warm-start corpus, by its arithmetic sign. Results that leave the range after an
-# earlier slip are clipped to it, which adds a few wrong steps.
-SLIP_RATES = {"+": 0.10, "-": 0.15, "*": 0.30, "/": 0.25, "%": 0.35}
 
 SIGNS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
@@ -84,39 +80,95 @@ class Operation:
     operands: tuple[tuple[int, int], tuple[int, int]]  # inclusive ranges of a and b
 
 
-OPERATIONS: dict[str, Operation] = {
-    "gain": Operation("gets {a} more .", lambda a, b: (Step(RUNNING, "+", a),), ((1, 9), (0, 0))),
-    "loss": Operation("loses {a} .", lambda a, b: (Step(RUNNING, "-", a),), ((1, 9), (0, 0))),
-    "times": Operation(
-        "now has {a} times as many .", lambda a, b: (Step(RUNNING, "*", a),), ((2, 4), (0, 0))
-    ),
-    "split": Operation(
-        "keeps one of {a} equal parts .", lambda a, b: (Step(RUNNING, "/", a),), ((2, 4), (0, 0))
-    ),
-    "remainder": Operation(
-        "fills bags of {a} and keeps the rest .", lambda a, b: (Step(RUNNING, "%", a),), ((3, 7), (0, 0))
-    ),
-    "packs": Operation(
-        "buys {a} packs of {b} .",
-        lambda a, b: (Step(a, "*", b), Step(RUNNING, "+", PREVIOUS)),
-        ((2, 4), (2, 5)),
-    ),
-    "sales": Operation(
-        "sells {a} packs of {b} .",
-        lambda a, b: (Step(a, "*", b), Step(RUNNING, "-", PREVIOUS)),
-        ((2, 4), (2, 5)),
-    ),
-    "friend": Operation(
-        "joins a friend who has {a} fewer .",
-        lambda a, b: (Step(RUNNING, "-", a), Step(RUNNING, "+", PREVIOUS)),
-        ((1, 9), (0, 0)),
-    ),
-}
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """Operations, and the words that questions tell them with."""
 
-# How each is worded in a question, with its operands as groups.
+    stream: str  # of its random numbers, and the first word of its problems' ids
+    opening: str  # of a question, with {name}, {start} and {thing}
+    closing: str
+    names: tuple[str, ...]
+    things: tuple[str, ...]
+    operations: dict[str, Operation]
+    # P(step slips) in the warm-start corpus, by its arithmetic sign. Results that leave the range after an
+    # earlier slip are clipped to it, which adds a few wrong steps.
+    slip_rates: dict[str, float]
+
+
+def _one(sign: str) -> Callable[[int, int], tuple[Step, ...]]:
+    """The running quantity and the first operand."""
+    return lambda a, b: (Step(RUNNING, sign, a),)
+
+
+THINGS = World(
+    stream=NAME,
+    opening="{name} has {start} {thing} .",
+    closing="how many {thing} ?",
+    names=("Tom", "Ann", "Ben", "Eva", "Max", "Mia", "Sam", "Zoe"),
+    things=("pens", "cups", "nuts", "caps", "toys", "keys", "eggs", "pins"),
+    operations={
+        "gain": Operation("gets {a} more .", _one("+"), ((1, 9), (0, 0))),
+        "loss": Operation("loses {a} .", _one("-"), ((1, 9), (0, 0))),
+        "times": Operation("now has {a} times as many .", _one("*"), ((2, 4), (0, 0))),
+        "split": Operation("keeps one of {a} equal parts .", _one("/"), ((2, 4), (0, 0))),
+        "remainder": Operation("fills bags of {a} and keeps the rest .", _one("%"), ((3, 7), (0, 0))),
+        "packs": Operation(
+            "buys {a} packs of {b} .",
+            lambda a, b: (Step(a, "*", b), Step(RUNNING, "+", PREVIOUS)),
+            ((2, 4), (2, 5)),
+        ),
+        "sales": Operation(
+            "sells {a} packs of {b} .",
+            lambda a, b: (Step(a, "*", b), Step(RUNNING, "-", PREVIOUS)),
+            ((2, 4), (2, 5)),
+        ),
+        "friend": Operation(
+            "joins a friend who has {a} fewer .",
+            lambda a, b: (Step(RUNNING, "-", a), Step(RUNNING, "+", PREVIOUS)),
+            ((1, 9), (0, 0)),
+        ),
+    },
+    slip_rates={"+": 0.10, "-": 0.15, "*": 0.30, "/": 0.25, "%": 0.35},
+)
+MILES = World(
+    stream="miles",
+    opening="{name} is at mile {start} of the {thing} .",
+    closing="which mile of the {thing} ?",
+    names=("Ada", "Bob", "Cid", "Dot", "Gus", "Ivy", "Lea", "Ned"),
+    things=("road", "trail", "canal", "coast", "river", "dike", "wall", "ridge"),
+    operations={
+        "ahead": Operation("walks {a} on .", _one("+"), ((3, 12), (0, 0))),
+        "back": Operation("walks {a} back .", _one("-"), ((3, 12), (0, 0))),
+        "further": Operation("rides {a} times as far .", _one("*"), ((2, 3), (0, 0))),
+        "fraction": Operation("returns to one part in {a} .", _one("/"), ((2, 5), (0, 0))),
+        "mirror": Operation(
+            "crosses to mile {a} less its own .", lambda a, b: (Step(a, "-", RUNNING),), ((20, 45), (0, 0))
+        ),
+        "stages": Operation(
+            "rides {a} stages of {b} .",
+            lambda a, b: (Step(a, "*", b), Step(RUNNING, "+", PREVIOUS)),
+            ((2, 4), (3, 6)),
+        ),
+        "relay": Operation(
+            "goes {a} times as far less {b} .",
+            lambda a, b: (Step(RUNNING, "*", a), Step(PREVIOUS, "-", b)),
+            ((2, 3), (1, 9)),
+        ),
+        "halfway": Operation(
+            "goes half of the way to mile {a} .",
+            lambda a, b: (Step(a, "-", RUNNING), Step(PREVIOUS, "/", 2), Step(RUNNING, "+", PREVIOUS)),
+            ((20, 48), (0, 0)),
+        ),
+    },
+    slip_rates={"+": 0.15, "-": 0.20, "*": 0.15, "/": 0.30},
+)
+WORLDS = {"things": THINGS, "miles": MILES}
+
+# How each operation is worded in a question, with its operands as groups. No two worlds share a wording.
 WORDS = {
-    name: re.compile(re.sub(r"{\w}", "([0-9]{1,9})", operation.words.removesuffix(" .")))
-    for name, operation in OPERATIONS.items()
+    operation: re.compile(re.sub(r"{\w}", "([0-9]{1,9})", operation.words.removesuffix(" .")))
+    for world in WORLDS.values()
+    for operation in world.operations.values()
 }
 
 
@@ -126,6 +178,7 @@ class Chain:
 
     start: int
     operations: tuple[tuple[str, int, int], ...]
+    world: World = THINGS
 
     def key(self) -> str:
         return f"{self.start}|" + "|".join(f"{name},{a},{b}" for name, a, b in self.operations)
@@ -135,8 +188,10 @@ class Chain:
         return next(name for name, (low, high) in SPLITS.items() if low <= bucket < high)
 
     def question(self, name: str, thing: str) -> str:
-        told = " ".join(OPERATIONS[op].words.format(a=a, b=b) for op, a, b in self.operations)
-        return f"{name} has {self.start} {thing} . {told} how many {thing} ?"
+        known = self.world.operations
+        told = [known[op].words.format(a=a, b=b) for op, a, b in self.operations]
+        opening = self.world.opening.format(name=name, start=self.start, thing=thing)
+        return " ".join([opening, *told, self.world.closing.format(thing=thing)])
 
     def solve(self, slips: np.random.Generator | None = None) -> tuple[str, int]:
         """The solution text and its final value; with ``slips``, an imperfect one.
@@ -147,12 +202,12 @@ class Chain:
         running, lines = self.start, []
         for op, a, b in self.operations:
             previous = running
-            for step in OPERATIONS[op].steps(a, b):
+            for step in self.world.operations[op].steps(a, b):
                 left, right = step.operands(running, previous)
                 # After a slip the value may leave the range, and is then held at its end.
                 result = min(max(SIGNS[step.sign](left, right), 0), LARGEST)
                 if slips is not None:
-                    if slips.random() < SLIP_RATES[step.sign]:
+                    if slips.random() < self.world.slip_rates[step.sign]:
                         result = _slip(result, slips)
                     if step.sign in "+*" and slips.random() < 0.3:
                         left, right = right, left
@@ -169,10 +224,10 @@ def read(question: str) -> tuple[int | None, list[tuple[Step, bool]]]:
     start = re.search("[0-9]{1,9}", first)
     found: list[tuple[Step, bool]] = []
     for clause in told:
-        for name, words in WORDS.items():
+        for operation, words in WORDS.items():
             if match := words.fullmatch(clause):
                 a, b = (*map(int, match.groups()), 0)[:2]
-                steps = OPERATIONS[name].steps(a, b)
+                steps = operation.steps(a, b)
                 uses = [RUNNING in (step.left, step.right) for step in steps]
                 found += [(step, any(uses[i + 1 :])) for i, step in enumerate(steps)]
     return (int(start[0]) if start else None), found
@@ -186,17 +241,17 @@ def _slip(result: int, random: np.random.Generator) -> int:
             return wrong
 
 
-def _draw(tier: str, random: np.random.Generator) -> Chain | None:
+def _draw(world: World, tier: str, random: np.random.Generator) -> Chain | None:
     """A random chain of the tier, or None where a value would leave 0..LARGEST or a split is not even."""
     fewest, most = TIERS[tier]
     wanted = int(random.integers(fewest, most + 1))
     start = running = int(random.integers(2, 25))
     operations: list[tuple[str, int, int]] = []
     steps = 0
-    names = list(OPERATIONS)
+    names = list(world.operations)
     while steps < wanted:
         name = names[int(random.integers(len(names)))]
-        operation = OPERATIONS[name]
+        operation = world.operations[name]
         a, b = (int(random.integers(low, high + 1)) for low, high in operation.operands)
         previous = running
         todo = operation.steps(a, b)
@@ -214,15 +269,15 @@ def _draw(tier: str, random: np.random.Generator) -> Chain | None:
         running = previous
         steps += len(todo)
         operations.append((name, a, b))
-    return Chain(start, tuple(operations))
+    return Chain(start, tuple(operations), world)
 
 
-def chains(split: str, tier: str, random: np.random.Generator) -> Iterator[Chain]:
+def chains(world: World, split: str, tier: str, random: np.random.Generator) -> Iterator[Chain]:
     """Endless distinct chains of one split and tier. Raises UserError when the tier is exhausted."""
     seen: set[str] = set()
     misses = 0
     while True:
-        chain = _draw(tier, random)
+        chain = _draw(world, tier, random)
         if chain is None or chain.split() != split:
             continue
         if chain.key() in seen:
@@ -238,42 +293,43 @@ def chains(split: str, tier: str, random: np.random.Generator) -> Iterator[Chain
         yield chain
 
 
-def generate(split: str, size: int, seed: int) -> list[tuple[Problem, Gold]]:
+def generate(split: str, size: int, seed: int, world: World = THINGS) -> list[tuple[Problem, Gold]]:
     """``size`` problems of ``split``, tiers in equal shares and interleaved, deterministic in ``seed``."""
-    sources = {tier: chains(split, tier, generator(NAME, split, tier, seed)) for tier in TIERS}
-    words = generator(NAME, split, "words", seed)
+    sources = {tier: chains(world, split, tier, generator(world.stream, split, tier, seed)) for tier in TIERS}
+    words = generator(world.stream, split, "words", seed)
     problems = []
     tiers = list(TIERS)
     for index in range(size):
         tier = tiers[index % len(tiers)]
         chain = next(sources[tier])
-        question = chain.question(str(words.choice(NAMES)), str(words.choice(OBJECTS)))
+        question = chain.question(str(words.choice(world.names)), str(words.choice(world.things)))
         solution, answer = chain.solve()
         knowledge = tuple(op for op, _, _ in chain.operations)
-        problem = Problem(f"{NAME}-{split}-{seed}-{index:06d}", question, tier, knowledge)
+        problem = Problem(f"{world.stream}-{split}-{seed}-{index:06d}", question, tier, knowledge)
         problems.append((problem, Gold(str(answer), solution)))
     return problems
 
 
-def corpus(size: int, seed: int) -> Iterator[tuple[str, str, str]]:
+def corpus(size: int, seed: int, world: World = THINGS) -> Iterator[tuple[str, str, str]]:
     """``size`` rows of the imperfect warm-start corpus: (question, solution text, the answer it arrives at).
 
     Rows may repeat a chain (with other slips): it is a stream of worked solutions, not a set of problems.
     """
-    random = generator(NAME, "corpus", seed)
+    random = generator(world.stream, "corpus", seed)
     tiers = list(TIERS)
     for index in range(size):
         while True:
-            chain = _draw(tiers[index % len(tiers)], random)
+            chain = _draw(world, tiers[index % len(tiers)], random)
             if chain is not None and chain.split() == "corpus":
                 break
         solution, answer = chain.solve(slips=random)
-        yield chain.question(str(random.choice(NAMES)), str(random.choice(OBJECTS))), solution, str(answer)
+        name, thing = str(random.choice(world.names)), str(random.choice(world.things))
+        yield chain.question(name, thing), solution, str(answer)
 
 
-def vocabulary() -> list[str]:
+def vocabulary(world: World = THINGS) -> list[str]:
     """Every token that a question, hint or solution can hold, in a fixed order."""
-    words = {"has", ".", "how", "many", "?", "(", ")", ";", "=", "####", *SIGNS, *NAMES, *OBJECTS}
-    for operation in OPERATIONS.values():
-        words.update(word for word in operation.words.split() if not word.startswith("{"))
+    told = [world.opening, world.closing, *(operation.words for operation in world.operations.values())]
+    words = {"(", ")", ";", "=", "####", *SIGNS, *world.names, *world.things}
+    words.update(word for text in told for word in text.split() if not word.startswith("{"))
     return sorted(words) + [str(number) for number in range(LARGEST + 1)]

@@ -50,9 +50,10 @@ def _score(question: str, text: str) -> tuple[float, ...]:
         left, sign, right, result = int(step[1]), step[2], int(step[3]), int(step[4])
         called_for, used = False, Counter((left, right))
         for i, (one, again) in enumerate(due):
-            operands = _operands(one, left, sign, right)
-            if operands is not None and operands <= at_hand:
-                called_for, used = True, Counter() if again else operands
+            sides = _sides(one, left, sign, right)
+            if sides is not None and Counter(value for _, value in sides) <= at_hand:
+                called_for = True
+                used = Counter(value for side, value in sides if not (again and side is RUNNING))
                 del due[i]
                 break
         at_hand = at_hand - used + Counter([result])
@@ -64,10 +65,11 @@ def _score(question: str, text: str) -> tuple[float, ...]:
     return tuple(scores)
 
 
-def _operands(due: Step, left: int, sign: str, right: int) -> Counter[int] | None:
-    """The operands that the question does not tell, if this is the step that is due; else None."""
+def _sides(due: Step, left: int, sign: str, right: int) -> list[tuple[int | None, int]] | None:
+    """The operands that the question does not tell, each with which of the two it is (:data:`RUNNING`,
+    :data:`PREVIOUS`), if this is the step that is due; else None."""
     for pair in [(left, right), (right, left)] if sign in "+*" else [(left, right)]:
         sides = list(zip((due.left, due.right), pair, strict=True))
         if sign == due.sign and all(side in (RUNNING, PREVIOUS, value) for side, value in sides):
-            return Counter(value for side, value in sides if side in (RUNNING, PREVIOUS))
+            return [(side, value) for side, value in sides if side in (RUNNING, PREVIOUS)]
     return None
