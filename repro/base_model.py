@@ -3,7 +3,6 @@ shared by all runs."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,13 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from repro import fetch, files, identity, numerics, problems
 from repro.config import Folder, HubModel, LadderProblems, RandomModel, Study, WarmStart
 from repro.errors import UserError
-from repro.flops import TRAINING_PASSES, ModelShape, Tally, batch_tally, flops, papers_flops
+from repro.flops import TRAINING_PASSES, Tally, batch_tally, flops, papers_flops
 from repro.models import config_of, refuse_code
 from repro.objectives import SFT
 from repro.problems import ladder
 from repro.problems.prompts import fill, templates
 from repro.seeds import generator, stream_seed
+from repro.shapes import shape_of
 from repro.training import encode
 from repro.training.batches import batches
 from repro.training.trl import TRLTrainer
@@ -30,14 +30,8 @@ PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 Progress = Callable[[int, int, float], None]  # called with (step, steps, loss)
 
 
-def shape_of(model_dir: Path) -> ModelShape:
-    """The shape that FLOPs are computed with. Raises UserError for an unsupported architecture."""
-    path = Path(model_dir) / "config.json"
-    return ModelShape.from_config(files.read_json(path), str(path))
-
-
 def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
-    """Make the study's base model in ``out``; what it cost and how it came to be.
+    """Make the study's base model in ``out``; what it cost, how it came to be, and its shape.
 
     A model that was made there from the same settings is kept: it is trained once, whoever is killed when.
     """
@@ -54,6 +48,7 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
                 return facts
         with files.building(out) as folder:
             facts = {"key": key, **_make(study, train, folder, progress)}
+            facts["shape"] = shape_of(folder).to_json()
             files.write_json(folder / files.ORIGIN, facts)
     return facts
 
@@ -152,7 +147,7 @@ def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress)
     _initialise({"model_type": "llama", **spec.config}, tokenizer, spec.seed, start)
     text = corpus_rows(study, spec.steps * spec.batch_size, spec.seed)
     rows = [encode(tokenizer, prompt, [response], study.training.max_length) for prompt, response in text]
-    lengths = [row.tally.tokens for row in rows]
+    lengths = [row.tokens for row in rows]
     order = batches(lengths, spec.batch_size, generator("warm start", spec.seed))
     plan = [[rows[i] for i in next(order)] for _ in range(spec.steps)]
     TRLTrainer(dtype=study.training.dtype).train(
@@ -165,8 +160,9 @@ def _warm_start(study: Study, spec: WarmStart, folder: Path, progress: Progress)
     )
     shutil.rmtree(start)
     shutil.rmtree(folder / "optimizer")
-    shape = ModelShape.from_config(json.loads((folder / "config.json").read_text()))
-    tally = sum((batch_tally([row.tally for row in batch]) for batch in plan), Tally.zero())
+    shape = shape_of(folder)
+    steps = (batch_tally([row.tally(shape.window) for row in batch]) for batch in plan)
+    tally = sum(steps, Tally.zero())
     return {
         "flops": flops(shape, tally, TRAINING_PASSES),
         "papers_flops": papers_flops(shape, tally, TRAINING_PASSES),

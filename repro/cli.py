@@ -166,6 +166,32 @@ def plan(
 
 
 @app.command()
+def flops(
+    model: Annotated[str, typer.Argument(help="A well-known model, a model folder or a config.json.")],
+    prompt: Annotated[float, typer.Option(help="Mean tokens of a prompt.")],
+    completion: Annotated[float, typer.Option(help="Mean tokens of a completion.")],
+    sampled: Annotated[int, typer.Option(help="Completions that were sampled.")] = 0,
+    samples: Annotated[int, typer.Option(help="Completions of each prompt that was asked.")] = 1,
+    trained: Annotated[int, typer.Option(help="Sequences (DPO: pairs) trained on, over all epochs.")] = 0,
+    objective: Annotated[str, typer.Option(help="sft, dpo or grpo.")] = "sft",
+    references: Annotated[
+        int | None, typer.Option(help="Forward passes of frozen models; default: 1 for dpo, else 0.")
+    ] = None,
+    lora: Annotated[int, typer.Option(help="Rank of the adapters that alone are trained.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Tallies and FLOPs for machines.")] = False,
+) -> None:
+    """Count the FLOPs of anybody's run, from the counts in its log."""
+    from repro.planning import calculator
+
+    shape = calculator.model_shape(model)
+    costs = calculator.run_cost(
+        shape, prompt=prompt, completion=completion, sampled=sampled, samples=samples, trained=trained,
+        objective=objective, references=references, lora=lora,  # type: ignore[arg-type]
+    )  # fmt: skip
+    typer.echo((calculator.to_json if as_json else calculator.render)(model, shape, costs))
+
+
+@app.command()
 def doctor(study: StudyFile) -> None:
     """Check that this machine can run a study, and say what to do where it cannot."""
     from repro.planning.doctor import diagnose, render
@@ -207,6 +233,7 @@ def base_model(study: StudyFile) -> None:
 
     from repro import base_model as base
     from repro.files import fingerprint, write_checked
+    from repro.shapes import shape_of
 
     layout = _layout(config)
     _settle()
@@ -219,7 +246,7 @@ def base_model(study: StudyFile) -> None:
                 logging.getLogger("repro").info("warm start: step %d of %d, loss %.3f", step, steps, loss)
 
         facts = base.prepare(config, layout.problems, layout.base, progress)
-    more = {"shape": base.shape_of(layout.base).to_json(), "fingerprint": fingerprint(layout.base)}
+    more = {"shape": shape_of(layout.base).to_json(), "fingerprint": fingerprint(layout.base)}
     write_checked(layout.base_manifest, {**facts, **more})
 
 

@@ -47,6 +47,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     for name in study.evaluation.benchmarks:
         problems.check(layout.problems, f"test/{name}")
     base = files.read_checked(layout.base_manifest, ("description", "shape", "warm_start", "fingerprint"))
+    _shape(base, layout.base_manifest)
     outside: dict[str, set[str]] = {}  # row -> where its method comes from
     for name in methods:
         method = load_method(study, name)
@@ -59,6 +60,10 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
                 path, ("key", "budgets", "parts", "samples", "settings", *EVALUATION)
             )
             _fits(study, manifest, evaluation, path, layout)
+            for row in manifest["budgets"]:
+                _shape(evaluation["budgets"][str(row["budget"])], path)
+                for entry in row["ledger"]:
+                    _shape(entry, layout.run(name, seed))
             if manifest["budgets"]:
                 for fact in EVALUATION:
                     if facts[fact] not in (None, evaluation[fact]):
@@ -79,7 +84,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             samples.append(_samples(layout.samples(name, seed)))
     tables["tuning.csv"] = [trial.line() for trial in tuned.trials(study) if trial.method in methods]
     if cost := base["warm_start"]:
-        shape, tally = ModelShape.from_json(base["shape"]), Tally.from_json(cost["tally"])
+        shape, tally = _shape(base, layout.base_manifest), Tally.from_json(cost["tally"])
         entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)
         tables["ledger.csv"].append({"method": "", "seed": 0, "budget": 0, **_line(entry, shapes)})
 
@@ -113,6 +118,17 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     for name, data in contents.items():
         files.write_bytes(out / name, data)
     files.write_json(out / "study.json", {**records, "digest": files.digest(records)})
+
+
+def _shape(of: Mapping[str, Any], path: Path) -> ModelShape:
+    """The shape in a row of a manifest. Raises UserError where an earlier version of the suite wrote it."""
+    try:
+        return ModelShape.from_json(of["shape"])
+    except TypeError:
+        raise UserError(
+            f"{path} has a model's sizes as an earlier version wrote them; delete it and run `snakemake`: it "
+            "is written anew from what is kept, and nothing is trained or sampled again"
+        ) from None
 
 
 def _belongs(study: Study, manifest: Mapping[str, Any], key: str, path: Path) -> None:

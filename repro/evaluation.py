@@ -28,7 +28,7 @@ from tqdm import tqdm
 from repro import files, identity, numerics, problems
 from repro.config import BenchmarkName, Study
 from repro.errors import UserError
-from repro.flops import ModelShape, Tally, sample_tally
+from repro.flops import Tally, sample_tally
 from repro.identity import TASKS
 from repro.layout import Layout
 from repro.machine import device
@@ -37,6 +37,7 @@ from repro.profiles import Settings, asked, settings
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
 from repro.seeds import stream_seed
+from repro.shapes import shape_of
 
 Key = tuple[str | None, int | None]  # task and document number, as lm-eval's instances have them
 Log = logging.getLogger("repro.evaluation")
@@ -66,10 +67,11 @@ def evaluate(
     *,
     seed: int,
     stop: Sequence[str] = (),
+    window: int = 0,
     tasks_dir: Path = TASKS,
 ) -> Evaluation:
     """Evaluate the model that ``sampler`` has loaded on ``<benchmark>.jsonl`` in the folder ``problems``.
-    A completion ends at one of the texts ``stop``, too.
+    A completion ends at one of the texts ``stop``, too. ``window`` is the model's.
 
     The seed of a completion depends on ``seed``, its prompt and its number alone: all models that are
     compared meet the same random numbers. Raises :class:`UserError` for an unknown task, and problems that
@@ -107,7 +109,10 @@ def evaluate(
     )
     wanted = sum(len(task.eval_docs) * task.config.repeats for task in loaded.values())
     assert len(samples) == wanted, f"lm-eval returned {len(samples)} of {wanted} samples"
-    tallies = (sample_tally(s.prompt_tokens, [x.tokens for x in s.samples]) for s in model.sampled.values())
+    tallies = (
+        sample_tally(s.prompt_tokens, [x.tokens for x in s.samples], window=window)
+        for s in model.sampled.values()
+    )
     return Evaluation(samples, sum(tallies, Tally.zero()), dict(results["versions"]))
 
 
@@ -135,12 +140,12 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     samples = [pd.DataFrame(columns=["method", "seed", "budget", *COLUMNS])] if not run["budgets"] else []
     costs: dict[str, Any] = {}
     folder = out.with_suffix("")
+    shape = shape_of(layout.base)
     with files.lease(folder, wait=True), closing(sampler_for(study.sampling)) as sampler:
         for row in run["budgets"]:
             tally, seconds = Tally.zero(), 0.0
             model = _checkpoint(layout, row, layout.run(method, seed))
-            shape = ModelShape.from_config(files.read_json(model / "config.json"), str(model / "config.json"))
-            for part in _parts(study, layout, model, seed, sampler, folder):
+            for part in _parts(study, layout, model, seed, sampler, folder, shape.window):
                 found = files.read_json(part / "facts.json", keys=("tally", "seconds", "device", "tasks"))
                 tally += Tally.from_json(found["tally"])
                 seconds += found["seconds"]
@@ -184,7 +189,7 @@ def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
 
 
 def _parts(
-    study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path
+    study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path, window: int
 ) -> list[Path]:
     """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
     stop = stops(study.prompt)
@@ -197,8 +202,9 @@ def _parts(
         with files.building(part) as building:
             started = perf_counter()
             found = evaluate(
-                sampler, layout.test(name).parent, name, settings(study, name), seed=seed, stop=stop
-            )
+                sampler, layout.test(name).parent, name, settings(study, name), seed=seed, stop=stop,
+                window=window,
+            )  # fmt: skip
             found.samples.to_parquet(building / "samples.parquet", index=False)
             facts = {"tally": found.tally.to_json(), "tasks": found.task_versions, "device": device()}
             files.write_json(building / "facts.json", {**facts, "seconds": perf_counter() - started})

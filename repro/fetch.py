@@ -16,8 +16,8 @@ from typing import Any
 from repro import files
 from repro.config import HubModel, RewardModel, Study
 from repro.errors import UserError
-from repro.flops import ModelShape
 from repro.models import lacking, refuse_code
+from repro.shapes import decoder
 
 Log = logging.getLogger("repro.fetch")
 
@@ -36,7 +36,7 @@ def models(study: Study) -> None:
         what = f"the model {name} at {revision}"
         with _reported(f"config.json of {what}"):
             config = Path(hf_hub_download(name, "config.json", revision=revision))
-        ModelShape.from_config(files.read_json(config, keys=("model_type",)), f"{what}: config.json")
+        decoder(files.read_json(config, keys=("model_type",)), f"{what}: config.json")
         refuse_code(config.parent, besides=own_code)
         with _reported(what):
             folder = Path(

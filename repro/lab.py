@@ -58,6 +58,7 @@ from repro.rewards import ProcessScorer
 from repro.sampling import Request, Sampler, SamplingParams, checksum, prompt_ids
 from repro.schema import SEEN, Account
 from repro.seeds import generator, stream_seed
+from repro.shapes import shape_of
 from repro.training import Row, Trainer, encode, newest_state
 from repro.training.batches import batches
 from repro.verify import Verifier
@@ -150,7 +151,7 @@ class Lab:
         self._meter = Meter()
         self._journal = Journal(folder / "journal")
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        self._shape = ModelShape.from_config(files.read_json(base / "config.json"), str(base / "config.json"))
+        self._shape = shape_of(base)
         self._trained_shape = self._shape.with_lora(engines.lora_rank)
         self._model = base
         self._loaded: Path | None = None
@@ -248,9 +249,12 @@ class Lab:
             def tallies(value: Any, first: bool = not drawn) -> list[Tally]:
                 shared = [0 if first and i == 0 else self._prefix(hint) for i in range(len(value))]
                 return [
-                    sample_tally(prompt_tokens, [tokens for _, tokens, *_ in samples], longest, known)
+                    sample_tally(
+                        prompt_tokens, [tokens for _, tokens, *_ in samples], longest, known,
+                        self._shape.window,
+                    )
                     for (prompt_tokens, samples), known in zip(value, shared, strict=True)
-                ]
+                ]  # fmt: skip
 
             value = self._next(
                 "sample",
@@ -388,10 +392,10 @@ class Lab:
                 arguments,
                 partial(self._score, scorer, chunk),
                 price=lambda value, *_, shape=scorer.shape: flops(  # type: ignore[misc]
-                    shape, sum(_scored(value), Tally.zero()), FORWARD_PASSES
+                    shape, sum(_scored(value, shape), Tally.zero()), FORWARD_PASSES
                 ),
             )
-            parts = [[(FORWARD_PASSES, tally)] for tally in _scored(value)]
+            parts = [[(FORWARD_PASSES, tally)] for tally in _scored(value, scorer.shape)]
             self._charge(Account.REWARD, scorer.shape, parts, lambda _: self._model)
             found += [tuple(rewards) for rewards, *_ in value]
         self._log("scored", completions=len(found), steps=sum(map(len, found)))
@@ -410,7 +414,7 @@ class Lab:
         and completion, whose head reads a few positions. It is shown beside the row, outside the budget."""
         lengths = [(self._tokens(self._set.prompts[c.problem.id]), c.tokens) for c in completions]
         if lengths:
-            tally = sequence_tally(lengths, logits=0)
+            tally = sequence_tally(lengths, logits=0, window=self._shape.window)
             self.ledger.append(
                 Entry(Account.RULES, self.round, self._calls, FORWARD_PASSES, self._shape, tally)
             )
@@ -546,7 +550,7 @@ class Lab:
     ) -> tuple[list[list[tuple[int, Tally]]], list[list[int]]]:
         """The steps that the budget allows: what each is charged, and its rows. References read
         a distinct row in the step that first needs it."""
-        tallies = [row.tally for row in rows]
+        tallies = [row.tally(self._shape.window) for row in rows]
         shuffle = generator(self._name, "batches", self._calls)
         order = batches([tally.tokens for tally in tallies], batch_size, shuffle)
         parts: list[list[tuple[int, Tally]]] = []
@@ -637,7 +641,7 @@ class Lab:
     def step_cost(self, data: Data, batch_size: int, objective: Objective | None = None) -> int:
         if not data:
             raise Misuse("no training data; check before calling lab.step_cost")
-        tallies = [row.tally for row in self._rows(data)]
+        tallies = [row.tally(self._shape.window) for row in self._rows(data)]
         references = (objective or default_objective(data)).references
         parts = [[(TRAINING_PASSES, tally), *[(FORWARD_PASSES, tally)] * references] for tally in tallies]
         return sum(map(self._training_cost, parts)) * batch_size // len(tallies)
@@ -804,10 +808,11 @@ def _between(cost_after: Sequence[int], first: int, last: int) -> int:
     return costs[min(last, len(cost_after))] - costs[min(first, len(cost_after))]
 
 
-def _scored(value: Sequence[Any]) -> list[Tally]:
-    """The tally of each completion that a reward model scored; one that it had no room for costs nothing."""
+def _scored(value: Sequence[Any], shape: ModelShape) -> list[Tally]:
+    """The tally of each completion that a reward model of ``shape`` scored; one that it had no room for costs
+    nothing."""
     return [
-        sequence_tally([(prompt_tokens, tokens)], logits) if logits else Tally.zero()
+        sequence_tally([(prompt_tokens, tokens)], logits, shape.window) if logits else Tally.zero()
         for _, prompt_tokens, tokens, logits in value
     ]
 

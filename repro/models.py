@@ -11,7 +11,7 @@ from typing import Any
 from repro import files
 from repro.config import fitting_sizes
 from repro.errors import UserError, out_of_memory
-from repro.flops import FAMILIES
+from repro.shapes import counted
 
 LARGEST = 2 * 10**10  # parameters of a model that the suite makes: they lie in memory, in float32
 
@@ -71,30 +71,32 @@ def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
     size of its vocabulary and ids of its special tokens.
 
     Raises UserError naming a key that is unknown, which transformers would keep without a word, and for sizes
-    of which no model can be built.
+    of which no model can be built, or none whose FLOPs can be counted exactly.
     """
     where = "base_model.config"
     family = sizes.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{where}: `model_type` is {family!r}; set it to one of {', '.join(FAMILIES)}")
-    import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"{where}: `model_type` is {family!r}; set it to that of a causal language model of "
+            "transformers, such as llama or qwen3"
+        )
     given = {key: value for key, value in sizes.items() if key != "model_type"}
     kind: Any = CONFIG_MAPPING[family]
-    # All families read `head_dim`, also those whose config does not name it.
-    known = sorted({"head_dim", *(field.name for field in fields(kind))} - tokens.keys())
+    names = {field.name for field in fields(kind)} - tokens.keys()
+    # Where keys have heads of their own, models read `head_dim`, also if their config does not name it.
+    known = sorted(names | ({"head_dim"} if "num_key_value_heads" in names else set()))
     for key in given:
         if key not in known:
             raise UserError(f"{where}: unknown key `{key}`; {family} knows {', '.join(known)}")
     try:
         config = kind(**given, **tokens)
         fitting_sizes(config.to_dict())
-        with torch.device("meta"):  # no memory
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # there is hardly a kind that transformers does not raise
         reason = f"{type(error).__name__}: {str(error).splitlines()[-1].strip() if str(error) else 'unknown'}"
         raise UserError(f"{where}: no {family} model can be built of it ({reason}); mend that") from None
-    if (parameters := model.num_parameters()) > LARGEST:
+    if (parameters := counted(config.to_dict(), where).shape.parameters) > LARGEST:
         raise UserError(f"{where}: {parameters:,} parameters are too many; ask for at most {LARGEST:,}")
     return config

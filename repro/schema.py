@@ -35,7 +35,7 @@ RUNS = {
     "steps": int, "mode_note": str, "key": str, "fingerprint": str,
 }  # fmt: skip
 # Counts of :class:`repro.flops.Tally`.
-TALLY = ("sequences", "prompt_tokens", "completion_tokens", "tokens", "logits", "pairs", "padded")
+TALLY = ("sequences", "prompt_tokens", "completion_tokens", "tokens", "logits", "pairs", "padded", "windowed")
 # One line for each entry of a run's ledger, in the order it happened; `budget` is the first that contains it,
 # so that what a run that does not plan had spent at a budget is the sum of its lines up to there. A line of
 # `evaluate` is of its own budget alone, that of `warm_start` of no method ("", seed 0, budget 0). `shape`

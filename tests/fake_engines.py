@@ -24,14 +24,15 @@ from repro.records import Gold, Verdict
 from repro.rewards import Scored
 from repro.sampling import Request, Sample, Sampled, SamplingParams, checksum
 from repro.seeds import stream_seed
+from repro.shapes import counted
 from repro.training import Row, Trained, newest_state
 
 CONFIG = {
     "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1,
     "num_key_value_heads": 1, "intermediate_size": 4, "vocab_size": 40,
 }  # fmt: skip
-SHAPE = ModelShape.from_config(CONFIG)
-JUDGE = ModelShape.from_config(CONFIG | {"num_hidden_layers": 2})
+SHAPE = counted(CONFIG, "fake").shape
+JUDGE = counted(CONFIG | {"num_hidden_layers": 2}, "judge").shape
 PLENTY = 10**15
 ADAM = Optimizer(learning_rate=1e-3)
 WORDS = [f"w{i}" for i in range(32)]
@@ -152,8 +153,8 @@ class World:
             self.enter()
             weights = files.digest(weights, end, [repr(row) for row in batch])
             new = set(batch) - {row for earlier in batches[: step - 1] for row in earlier}
-            reference = sum(flops(SHAPE, row.tally, FORWARD_PASSES) for row in new) * objective.references
-            training = sum(flops(SHAPE, row.tally, TRAINING_PASSES) for row in batch)
+            reference = sum(flops(SHAPE, row.tally(0), FORWARD_PASSES) for row in new) * objective.references
+            training = sum(flops(SHAPE, row.tally(0), TRAINING_PASSES) for row in batch)
             self.parts.append(Part(training + reference, weights, step=True))
             self.rows += batch
             if snapshots and step in snapshots:

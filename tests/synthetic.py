@@ -24,8 +24,8 @@ from repro.schema import CSV, FILES, INSIDE, SAMPLES, TALLY, Account, Facts
 TIERS = ("1", "2", "3")
 BUDGETS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000)
 # One layer of 2 * 1 * 1 * (1 + 1) = 4 weights, no MLP: a token costs 2 * 4 = 8 FLOPs a pass.
-SHAPE = ModelShape(layers=1, hidden=1, heads=1, kv_heads=1, head_dim=1, mlp=0, vocab=1, parameters=5)
-EACH = 2 * SHAPE.body_weights
+SHAPE = ModelShape(body=4, head=1, attention=2, windowed=0, window=0, parameters=5, idle=0, sides=8)
+EACH = 2 * SHAPE.body
 
 
 def seal(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:

@@ -21,6 +21,7 @@ LAYERS = [
      "benchmarks", "numerics", "validation", "csv_files", "trials"},
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
+    {"shapes"},
     {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
     {"method"},
     {"tuned"},

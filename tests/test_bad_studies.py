@@ -245,8 +245,9 @@ def test_a_method_whose_file_has_an_impossible_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ({}, "`model_type` is None; set it to one of gemma, llama"),
-        ({"model_type": "gpt2"}, "`model_type` is 'gpt2'; set it to one of gemma, llama"),
+        ({}, "`model_type` is None; set it to that of a causal language model of transformers"),
+        ({"model_type": "clip"}, "`model_type` is 'clip'; set it to that of a causal language model"),
+        ({"model_type": "mamba"}, "the FLOPs of mamba cannot be counted exactly: torch counts "),
         ({"hiden_size": 8}, "unknown key `hiden_size`; llama knows architectures, "),
         ({"auto_map": {"AutoModel": "a.B"}}, "unknown key `auto_map`"),
         ({"hidden_act": "nosuch"}, "no llama model can be built of it (KeyError"),

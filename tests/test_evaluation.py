@@ -31,7 +31,7 @@ from repro.discovery import load_method
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
 from repro.files import fingerprint, read_checked, read_json, seal, sha256, write_checked
-from repro.flops import ModelShape, sample_tally
+from repro.flops import sample_tally
 from repro.identity import run_key
 from repro.layout import Layout
 from repro.ledger import Entry
@@ -42,6 +42,7 @@ from repro.reporting.results import load
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams
 from repro.sampling.transformers import TransformersSampler
 from repro.schema import Account
+from repro.shapes import shape_of
 from repro.verify import extract
 
 TASKS = Path(__file__).parents[1] / "benchmarks" / "tasks"
@@ -432,7 +433,7 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
     write(layout.problems, [shots | row(n) for n in range(3)], "train")
     seal(shutil.copytree(model, layout.base))
     base = fingerprint(layout.base)
-    shape = ModelShape.from_config(read_json(layout.base / "config.json"))
+    shape = shape_of(layout.base)
     write_checked(
         layout.base_manifest,
         {"description": "made", "shape": shape.to_json(), "warm_start": None, "fingerprint": base},
@@ -623,7 +624,16 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     write_checked(layout.base_manifest, {**base, "fingerprint": "another"})
     with pytest.raises(UserError, match=stale):
         collected(layout, study, "star")
+    old = {"layers": 1, "hidden": 8, "parameters": 5}
+    write_checked(layout.base_manifest, {**base, "shape": old})
+    with pytest.raises(UserError, match=r"base\.json has a model's sizes as an earlier version wrote them; delete"):
+        collected(layout, study, "star")
     write_checked(layout.base_manifest, base)
+    early = {**whole["budgets"][1], "ledger": [{**whole["budgets"][1]["ledger"][0], "shape": old}]}
+    write_checked(path, {**whole, "budgets": [whole["budgets"][0], early]})
+    with pytest.raises(UserError, match=r"star-3\.json has a model's sizes as an earlier version wrote them"):
+        collected(layout, study, "star")
+    write_checked(path, whole)
     with pytest.raises(UserError, match=r"has the budgets \[10, 20\], and the study \[10, 20, 30\]"):
         collected(layout, study.model_copy(update={"budgets": [10, 20, 30]}), "star")
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.masking_utils import sliding_window_causal_mask_function
 
-from repro.errors import UserError
 from repro.flops import (
     FORWARD_PASSES,
     TRAINING_PASSES,
@@ -29,7 +29,7 @@ from repro.flops import (
     sample_tally,
     sequence_tally,
 )
-from repro.planning.shapes import KNOWN
+from repro.shapes import counted, decoder, known
 
 
 def config(model_type, hidden, layers, heads, kv_heads, mlp, vocab, tied=None, **more):
@@ -45,12 +45,16 @@ def config(model_type, hidden, layers, heads, kv_heads, mlp, vocab, tied=None, *
     return sizes | ({} if tied is None else {"tie_word_embeddings": tied}) | more
 
 
+def shape_of(sizes: dict) -> ModelShape:
+    return decoder(sizes, "test").shape
+
+
 POCKET = config("llama", 128, 4, 4, 1, 384, 160, tied=True, head_dim=32)
-QWEN_05 = KNOWN["Qwen2.5-0.5B"]
+QWEN_05 = known()["Qwen2.5-0.5B"][0]
 
 # With the published counts of parameters.
 REAL = {
-    name: (KNOWN[name], parameters)
+    name: (known()[name][0], parameters)
     for name, parameters in {
         "Qwen2.5-0.5B": 494_032_768,
         "Qwen2.5-1.5B": 1_543_714_304,
@@ -62,6 +66,14 @@ REAL = {
         "Mistral-7B-v0.1": 7_241_732_096,
         "Mistral-7B-v0.3": 7_248_023_552,
         "gemma-7b": 8_537_680_896,
+        "Qwen3-8B": 8_190_735_360,
+        "Qwen3-30B-A3B": 30_532_122_624,
+        "gemma-2-9b": 9_241_705_984,
+        "gemma-3-1b": 999_885_952,
+        "phi-4": 14_659_507_200,
+        "SmolLM3-3B": 3_075_098_624,
+        "Mixtral-8x7B-v0.1": 46_702_792_704,
+        "gpt-oss-20b": 20_914_757_184,
     }.items()
 }
 every_real_model = pytest.mark.parametrize(("sizes", "parameters"), REAL.values(), ids=REAL.keys())
@@ -73,7 +85,10 @@ every_real_model = pytest.mark.parametrize(("sizes", "parameters"), REAL.values(
 
 def build(sizes: dict, attention: str = "eager") -> PreTrainedModel:
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**sizes), attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**sizes), attn_implementation=attention, experts_implementation="batched_mm"
+        )
+    return model.eval()
 
 
 @contextmanager
@@ -129,13 +144,15 @@ def count_sampling(model: PreTrainedModel, prompt: int, completions: list[int]) 
 
 
 def square(tally: Tally) -> Tally:
-    """Of full sequences: T*T = 2 * T*(T+1)/2 - T."""
-    return replace(tally, pairs=2 * tally.pairs - tally.tokens)
+    """Of full sequences: T*T = 2 * T*(T+1)/2 - T. It has the whole square of layers with a window, too."""
+    pairs = 2 * tally.pairs - tally.tokens
+    return replace(tally, pairs=pairs, windowed=pairs)
 
 
 def square_prefill(tally: Tally, prompt: int) -> Tally:
     """Decoding steps have one query, so only the prefill's P*(P+1)/2 becomes P*P."""
-    return replace(tally, pairs=tally.pairs + prompt * (prompt - 1) // 2)
+    pairs = tally.pairs + prompt * (prompt - 1) // 2
+    return replace(tally, pairs=pairs, windowed=pairs)
 
 
 def dpo(shape: ModelShape, tally: Tally) -> int:
@@ -157,7 +174,7 @@ def dpo(shape: ModelShape, tally: Tally) -> int:
 
 
 def test_pocket_parameters():
-    assert ModelShape.from_config(POCKET).parameters == 775_296
+    assert shape_of(POCKET).parameters == 775_296
     assert build(POCKET).num_parameters() == 775_296
 
 
@@ -166,7 +183,7 @@ def test_pocket_sft(attention):
     # One sequence of 3 + 2 = 5 tokens, 1+2+3+4+5 = 15 pairs:
     #   body 2 * 753,664 * 5 = 7,536,640;  head 2 * 20,480 * 5 = 204,800;  attention 2,048 * 15 = 30,720
     #   forward 7,772,160;  training 3 * 7,772,160 = 23,316,480
-    shape, tally = ModelShape.from_config(POCKET), sequence_tally([(3, 2)])
+    shape, tally = shape_of(POCKET), sequence_tally([(3, 2)])
     assert flops(shape, tally, FORWARD_PASSES) == 7_772_160
     assert flops(shape, tally, TRAINING_PASSES) == 23_316_480
     # In torch's square 25 pairs, 10 more: 3 * 2,048 * 10 = 61,440; 23,316,480 + 61,440 = 23,377,920
@@ -178,7 +195,7 @@ def test_pocket_dpo():
     # Chosen 3 + 2 = 5 tokens, rejected 3 + 4 = 7: 12 tokens, 15 + 28 = 43 pairs:
     #   body 2 * 753,664 * 12 = 18,087,936;  head 2 * 20,480 * 12 = 491,520;  attention 2,048 * 43 = 88,064
     #   forward 18,667,520;  policy 3x + reference 1x = 74,670,080
-    shape, tally, model = ModelShape.from_config(POCKET), sequence_tally([(3, 2), (3, 4)]), build(POCKET)
+    shape, tally, model = shape_of(POCKET), sequence_tally([(3, 2), (3, 4)]), build(POCKET)
     assert dpo(shape, tally) == 74_670_080
     # Each side alone, since torch would count a batch's padding.
     policy = count_training(model, 1, 5)[1] + count_training(model, 1, 7)[1]
@@ -192,7 +209,7 @@ def test_pocket_sampling(attention):
     # A prompt of 7 tokens, three completions of 3, 1 and 2: 2 + 0 + 1 decoding steps.
     #   tokens 7 + 3 = 10;  logits 1 + 3 = 4;  pairs 28 + (8 + 9) + (8) = 53
     #   body 2 * 753,664 * 10 = 15,073,280;  head 2 * 20,480 * 4 = 163,840;  attention 2,048 * 53 = 108,544
-    shape, tally = ModelShape.from_config(POCKET), sample_tally(7, [3, 1, 2])
+    shape, tally = shape_of(POCKET), sample_tally(7, [3, 1, 2])
     assert (tally.tokens, tally.logits, tally.pairs) == (10, 4, 53)
     assert flops(shape, tally, FORWARD_PASSES) == 15_345_664
     counted = count_sampling(build(POCKET, attention), 7, [3, 1, 2])
@@ -204,7 +221,7 @@ def test_pocket_shared_prefix(attention):
     # Prompts of 4 shared tokens and 3 of their own; the second request reads its 3 behind a cache of 4:
     #   first   7 + 2 = 9 tokens, 1 + 2 = 3 logits, 28 + (8 + 9) = 45 pairs
     #   second  3 + 2 = 5 tokens, 3 logits, (5 + 6 + 7) + (8 + 9) = 35 pairs
-    shape = ModelShape.from_config(POCKET)
+    shape = shape_of(POCKET)
     first, second = sample_tally(7, [3]), sample_tally(7, [3], shared=4)
     assert (first.tokens, first.logits, first.pairs) == (9, 3, 45)
     assert (second.tokens, second.logits, second.pairs) == (5, 3, 35)
@@ -253,7 +270,7 @@ def test_qwen_by_hand():
     #   body 2 * 357,826,560 * 500 = 357,826,560,000;  head 2 * 136,134,656 * 500 = 136,134,656,000
     #   attention 86,016 * 67,650 = 5,818,982,400;  forward 499,780,198,400;  training 1,499,340,595,200
     # The papers' convention: 2 sequences padded to 320 are 640 tokens; 6 * 494,032,768 * 640
-    shape, tally = ModelShape.from_config(QWEN_05), sequence_tally([(120, 200), (80, 100)])
+    shape, tally = shape_of(QWEN_05), sequence_tally([(120, 200), (80, 100)])
     assert flops(shape, tally, TRAINING_PASSES) == 1_499_340_595_200
     assert papers_flops(shape, tally, TRAINING_PASSES) == 1_897_085_829_120
     # Four completions of 200 tokens from a prompt of 120: 120 + 4*199 = 916 tokens, 1 + 4*199 = 797 logits,
@@ -266,10 +283,11 @@ def test_qwen_by_hand():
     assert papers_flops(shape, tally, FORWARD_PASSES) == 1_383_291_750_400
 
 
+@pytest.mark.slow
 @every_real_model
 def test_real_models(sizes, parameters):
     """Full depth: parameters, SFT forward and backward, DPO with its reference."""
-    shape, model = ModelShape.from_config(sizes), build(sizes)
+    shape, model = shape_of(sizes), build(sizes)
     assert shape.parameters == parameters == sum(p.numel() for p in model.parameters())
     tally = square(sequence_tally([(4, 3), (5, 2)]))  # chosen and rejected of one length: no padding
     reference, policy = count_training(model, 2, 7)  # the reference repeats the policy's forward pass
@@ -277,11 +295,12 @@ def test_real_models(sizes, parameters):
     assert policy + reference == dpo(shape, tally)
 
 
+@pytest.mark.slow
 @every_real_model
 def test_real_models_sample(sizes, parameters):
     """Full width; two layers, as more of the same add only time."""
-    sizes = sizes | {"num_hidden_layers": 2}
-    shape, tally = ModelShape.from_config(sizes), square_prefill(sample_tally(7, [3, 1, 2]), 7)
+    sizes = sizes | {"num_hidden_layers": 2}  # of Gemma 3, both with a window
+    shape, tally = counted(sizes, "test").shape, square_prefill(sample_tally(7, [3, 1, 2]), 7)
     assert count_sampling(build(sizes), 7, [3, 1, 2]) == flops(shape, tally, FORWARD_PASSES)
 
 
@@ -296,7 +315,7 @@ def test_pocket_lora():
     # Five tokens (15 pairs) as in test_pocket_sft:
     #   body and head twice  2 * (7,536,640 + 204,800) = 15,482,880;  attention 3 * 30,720 = 92,160
     #   adapters  3 * 2 * 75,776 * 5 = 2,273,280;  in all 17,848,320
-    shape, tally = ModelShape.from_config(POCKET), sequence_tally([(3, 2)])
+    shape, tally = shape_of(POCKET), sequence_tally([(3, 2)])
     adapted = shape.with_lora(8)
     assert adapted.adapter == 75_776
     assert flops(adapted, tally, TRAINING_PASSES) == 17_848_320
@@ -311,80 +330,22 @@ def test_pocket_lora():
 def test_lora_as_torch_counts_it(sizes):
     rank, tokens = 16, 14
     model = get_peft_model(build(sizes), LoraConfig(r=rank, target_modules="all-linear"))
-    shape = ModelShape.from_config(sizes).with_lora(rank)
+    shape = shape_of(sizes).with_lora(rank)
     assert shape.adapter == model.get_nb_trainable_parameters()[0]
     # Nothing asks for the gradient of the embeddings: the first q, k and v send none to their inputs.
-    d, e, h, g = shape.hidden, shape.head_dim, shape.heads, shape.kv_heads
+    d, h, g = (sizes[f"{key}"] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    e = sizes.get("head_dim", d // h)
     unsent = 2 * tokens * (d * e * (h + 2 * g) + 3 * d * rank)
     expected = flops(shape, square(sequence_tally([(4, 3), (5, 2)])), TRAINING_PASSES) - unsent
     assert count_training(model, 2, 7)[1] == expected
 
 
-def test_records_from_before_lora_load():
-    row = ModelShape.from_config(POCKET).to_json()
-    del row["adapter"]
-    assert ModelShape.from_json(row) == ModelShape.from_config(POCKET)
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        config("llama", 64, 2, 4, 2, 96, 50, attention_bias=True, mlp_bias=True),
-        config("llama", 64, 2, 4, 2, 96, 50, attention_bias=True, tied=True),
-        config("llama", 64, 2, 4, 4, 96, 50, head_dim=None),
-        config("qwen2", 64, 2, 4, 2, 96, 50, head_dim=24),
-        config("mistral", 64, 2, 4, 2, 96, 50, head_dim=24, sliding_window=8),
-        config("gemma", 64, 2, 4, 1, 96, 50, head_dim=32, attention_bias=True),
-        config("gemma", 64, 2, 4, 1, 96, 50, head_dim=32, tied=False),
-    ],
-)
-def test_parameters_of_odd_configs(sizes):
-    assert ModelShape.from_config(sizes).parameters == sum(p.numel() for p in build(sizes).parameters())
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Configs that cannot be read
-
-
-def test_unsupported_architecture():
-    with pytest.raises(UserError, match=r"models/x/config\.json: model_type 'mamba' is not supported"):
-        ModelShape.from_config(POCKET | {"model_type": "mamba"}, where="models/x/config.json")
-    with pytest.raises(UserError, match="model_type None"):
-        ModelShape.from_config({})
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "intermediate_size",
-        "vocab_size",
-    ],
-)
-def test_missing_key(key):
-    with pytest.raises(UserError, match=f"'{key}' is missing"):
-        ModelShape.from_config({name: value for name, value in POCKET.items() if name != key})
-
-
-@pytest.mark.parametrize("value", [None, "128", 128.0, True, 0, -1])
-def test_bad_size(value):
-    with pytest.raises(UserError, match="'hidden_size' is"):
-        ModelShape.from_config(POCKET | {"hidden_size": value})
-
-
-def test_gemma_needs_its_head_size():
-    sizes = REAL["gemma-7b"][0]
-    with pytest.raises(UserError, match="'head_dim' is missing"):
-        ModelShape.from_config({name: value for name, value in sizes.items() if name != "head_dim"})
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Tallies
 
-shapes = st.builds(ModelShape, *[st.integers(1, 10**6)] * 7, parameters=st.integers(1, 10**12))
+counts = st.integers(1, 10**12)
+nothing = st.just(0)
+shapes = st.builds(ModelShape, counts, counts, counts, nothing, nothing, counts, nothing, counts)
 prompts = st.integers(1, 300)
 completion_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=6)
 batches = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), max_size=6)
@@ -425,7 +386,7 @@ def test_sampling_is_a_forward_pass_but_for_the_last_token(prompt, completion):
 
 @given(prompts, completion_lengths, st.integers(1, 50))
 def test_longer_costs_more(prompt, completions, more):
-    shape = ModelShape.from_config(POCKET)
+    shape = shape_of(POCKET)
     base = flops(shape, sample_tally(prompt, completions), FORWARD_PASSES)
     longer = [completions[0] + more, *completions[1:]]
     assert flops(shape, sample_tally(prompt, longer), FORWARD_PASSES) > base
@@ -456,6 +417,44 @@ def test_nothing_costs_nothing():
     assert sample_tally(100, []) == sequence_tally([]) == Tally.zero()
 
 
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_pairs_within_a_window_are_those_of_the_mask(length, window):
+    seen = sliding_window_causal_mask_function(window)
+    positions = torch.arange(length)
+    mask = seen(0, 0, positions[:, None], positions[None])
+    tally = sequence_tally([(length, 0)], window=window)
+    assert tally.windowed == mask.sum() and tally.pairs == length * (length + 1) // 2
+
+
+@given(prompts.filter(lambda n: n > 1), completion_lengths, st.integers(1, 50), st.data())
+def test_sampling_within_a_window(prompt, completions, window, data):
+    """Each query that is read, of the prompt and of every decoding step, sees the last keys of its window."""
+    shared = data.draw(st.integers(0, prompt - 1))
+    tally = sample_tally(prompt, completions, shared=shared, window=window)
+    read = sum(min(i + 1, window) for i in range(shared, prompt))
+    decoded = sum(min(prompt + i + 1, window) for length in completions for i in range(length - 1))
+    assert tally.windowed == read + decoded
+    assert sample_tally(prompt, completions, shared=shared).windowed == 0
+
+
+def test_a_tally_without_the_window_is_refused():
+    shape = shape_of(REAL["gpt-oss-20b"][0])
+    assert shape.window == 128
+    with pytest.raises(ValueError, match="knows nothing of the model's window of 128"):
+        flops(shape, sequence_tally([(300, 20)]), FORWARD_PASSES)
+    assert flops(shape, sequence_tally([(300, 20)], window=128), FORWARD_PASSES)
+    with pytest.raises(ValueError, match="layers with a window of 0 have attention"):
+        replace(shape, window=0)
+
+
+def test_idle_experts_cost_the_papers_nothing():
+    # Two of eight experts of Mixtral are at work: 46.7 billion parameters, of which 12.9 are active
+    shape, tally = shape_of(REAL["Mixtral-8x7B-v0.1"][0]), sequence_tally([(300, 200)])
+    assert shape.idle == 32 * 6 * 3 * 4096 * 14336
+    assert papers_flops(shape, tally, TRAINING_PASSES) == 6 * (46_702_792_704 - shape.idle) * 500
+    assert round((shape.parameters - shape.idle) / 1e9, 1) == 12.9
+
+
 @pytest.mark.parametrize("bad", [(0, [1]), (5, [0]), (5, [3, -1]), (5, [1], 4)])
 def test_impossible_sampling(bad):
     with pytest.raises(ValueError, match="impossible lengths"):
@@ -476,10 +475,10 @@ def test_json_round_trip(shape, tally):
 
 def test_counts_from_a_table_do_not_overflow():
     """numpy's integers, as pandas returns them, wrap around at 9.2e18, which a 7B model's FLOPs soon pass."""
-    shape = ModelShape.from_config(REAL["Qwen2.5-7B"][0])
+    shape = shape_of(REAL["Qwen2.5-7B"][0])
     row = {name: np.int64(n) for name, n in sequence_tally([(10**3, 10**3)]).to_json().items()}
     tally = replace(Tally.from_json(row), tokens=np.int64(10**10), pairs=np.int64(10**13))
-    body, head, attention = shape.body_weights * 10**10, shape.head_weights * 2000, 2 * 28 * 28 * 128 * 10**13
+    body, head, attention = shape.body * 10**10, shape.head * 2000, 2 * 28 * 28 * 128 * 10**13
     assert flops(shape, tally, TRAINING_PASSES) == 6 * (body + head + attention) > 2**63
     with pytest.raises(TypeError):
         replace(tally, tokens=1.0)

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from repro import files
-from repro.flops import ModelShape
 from repro.lab import Engines, Lab
 from repro.method import BudgetSpent, Example, Method, Optimizer, Pair, PolicyGradient, Role
 from repro.planning.rehearsal import Mend, Play, Script, Stage, mend, rehearse
 from repro.problems import ProblemSet
 from repro.records import Gold, Problem, Verdict
 from repro.sampling import Sample, Sampled
+from repro.shapes import counted
 from repro.training import Trained
 
 CONFIG = {
@@ -31,7 +31,7 @@ CONFIG = {
     "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 50,
     "tie_word_embeddings": False,
 }  # fmt: skip
-SHAPE = ModelShape.from_config(CONFIG)
+SHAPE = counted(CONFIG, "rehearsal").shape
 # Every completion has 5 tokens, because more are not allowed; 20 of a prompt's 30 are worked examples.
 SCRIPT = Script(
     SHAPE, scorer=None, rewards=False, corpus=False, problems=3, prompt=10, asked=30, shared=20,

@@ -247,7 +247,8 @@ def test_flops_of_a_causal_model_by_hand(tmp_path: Path) -> None:
     judge = scorer(make(tmp_path / "prm", "causal", "mistral"), "causal")
     (scored,) = judge.score(completions(["5 * 4 = 20\n\nso 20"]))
     assert judge.shape is not None
-    tally = sequence_tally([(scored.prompt_tokens, scored.tokens)], scored.logits)
+    assert judge.shape.window == 4096  # Mistral's, beyond what is scored here
+    tally = sequence_tally([(scored.prompt_tokens, scored.tokens)], scored.logits, judge.shape.window)
     tokens = 10 + (1 + 10 + 1 + 1) + (1 + 5 + 1 + 1)  # a space or new line, the step, a space, the tag
     assert tally.tokens == tokens == 31 and scored.logits == 2
     layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96
@@ -340,7 +341,7 @@ def test_a_pooling_model_gets_the_chat_and_all_its_weights_count(tmp_path: Path)
     row = judge._row(QUESTION, ["one", "two"])
     assert row.ids == ids_of(folder, conversation("one\n\ntwo"))
     assert [row.ids[mark] for mark in row.marks] == ids_of(folder, "<extra_0>") * 2
-    assert judge.shape.head_weights == 64 * 64 + 64 * 2
+    assert judge.shape.head == 64 * 64 + 64 * 2
     parameters = sum(p.numel() for module in (body, head) for p in module.parameters())
     assert judge.shape.parameters == parameters
 

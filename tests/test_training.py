@@ -570,7 +570,7 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
 
     def of_the_first(*rows: Row) -> tuple[torch.Tensor, torch.Tensor]:
         batch = collate([columns(row, SFT()) for row in rows])
-        ids, length = batch["input_ids"], first.tally.tokens
+        ids, length = batch["input_ids"], first.tokens
         logits = model(ids, position_ids=batch["position_ids"], use_cache=False).logits
         found = logits[0, : length - 1].log_softmax(-1).gather(1, ids[0, 1:length, None])[:, 0]
         (gradient,) = torch.autograd.grad(found.sum(), model.model.embed_tokens.weight)
@@ -584,7 +584,7 @@ def test_padding_free_rows_do_not_see_each_other(base: Path) -> None:
     # And those in front of it are not seen either.
     batch = collate([columns(row, SFT()) for row in (second, first)])
     logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-    start = second.tally.tokens
+    start = second.tokens
     behind = logits[0, start:-1].log_softmax(-1).gather(1, batch["input_ids"][0, start + 1 :, None])[:, 0]
     torch.testing.assert_close(behind, alone, atol=1e-5, rtol=0)
 

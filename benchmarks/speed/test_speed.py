@@ -158,7 +158,7 @@ def test_sft(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
 
     def ours() -> int:
         losses[0] = TRLTrainer().train(base, plan, SFT(), OPTIMIZER, tmp_path / "ours").loss
-        return sum(row.tally.tokens for batch in plan for row in batch)
+        return sum(row.tokens for batch in plan for row in batch)
 
     def reference() -> int:
         trainer = SFTTrainer(
@@ -204,7 +204,7 @@ def test_dpo(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
 
     def ours() -> int:
         losses[0] = TRLTrainer().train(base, plan, DPO(), OPTIMIZER, tmp_path / "ours").loss
-        return sum(row.tally.tokens for batch in plan for row in batch)
+        return sum(row.tokens for batch in plan for row in batch)
 
     def reference() -> int:
         trainer = DPOTrainer(

@@ -24,13 +24,9 @@ from repro.flops import FORWARD_PASSES, ModelShape, flops, sample_tally
 from repro.method import Method, Misuse, Role
 from repro.planning.rehearsal import Idle, RehearsalLab, Script, Stage, play
 
-SHAPE = ModelShape.from_config(
-    {
-        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 50,
-        "tie_word_embeddings": False,
-    }
-)  # fmt: skip
+SHAPE = ModelShape(  # of a small Llama
+    body=61_440, head=3_200, attention=256, windowed=0, window=0, parameters=68_160, idle=0, sides=1_856
+)
 PROBLEMS, PROMPT, COMPLETION = 60, 20, 30
 BUDGET = 10_000 * flops(SHAPE, sample_tally(PROMPT, [COMPLETION]), FORWARD_PASSES)  # so many completions
 CHANCE = {"some": None, "none": -1.0, "all": 1.0}  # of a problem to be solved; below 0 no hint helps either

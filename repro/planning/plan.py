@@ -22,7 +22,7 @@ from repro import profiles
 from repro.benchmarks import BENCHMARKS, Text
 from repro.config import BenchmarkName, HubModel, JsonlProblems, LadderProblems, Study, WarmStart
 from repro.discovery import load_methods
-from repro.flops import FORWARD_PASSES, ModelShape, flops, sample_tally
+from repro.flops import FORWARD_PASSES, Tally, flops, sample_tally
 from repro.layout import Layout
 from repro.method import DPO, Method
 from repro.planning import shapes
@@ -31,6 +31,7 @@ from repro.planning.power import detectable
 from repro.planning.rehearsal import WORDINGS, Play, Script, Stage, Standing, rehearse
 from repro.records import Role
 from repro.schema import INSIDE, Account
+from repro.shapes import Decoder
 from repro.training.accelerate import processes
 
 OWN = Text(100, 150, 300)  # of a user's own problems
@@ -134,12 +135,13 @@ class Planner:
 
     def __init__(self, study: Study, layout: Layout, file: Path) -> None:
         self.study, self.layout, self.file = study, layout, file
-        self.shape, self.found = shapes.base_shape(study, file)
+        self.model, self.found = shapes.base_model(study, file)
+        self.shape = self.model.shape
         if study.training.lora:
             self.shape = self.shape.with_lora(study.training.lora.rank)
         rewards = study.process_rewards
         self.scorer = None if rewards is None or rewards == "ladder" else rewards
-        self.scorer_shape = shapes.reward_shape(self.scorer, file)[0] if self.scorer else None
+        self.scorer_model = shapes.reward_model(self.scorer, file)[0] if self.scorer else None
         self.methods = load_methods(study)
         self.assumptions: list[str] = []
 
@@ -250,7 +252,7 @@ class Planner:
         """What they are played on."""
         study, text, (prompt, asked, shared) = self.study, self.training_text, self.prompts
         script = Script(
-            self.shape, self.scorer_shape, study.process_rewards is not None,
+            self.shape, self.scorer_model and self.scorer_model.shape, study.process_rewards is not None,
             isinstance(study.base_model, WarmStart), self.training_problems, prompt, asked, shared,
             text.completion, study.sampling.max_tokens, text.solution, study.training.max_length, ACCURACY,
         )  # fmt: skip
@@ -304,7 +306,9 @@ class Planner:
         problems = min(total, study.evaluation.benchmarks[name].limit or total)
         prompt = row.text.question + self._wording + self._system
         completion = min(row.text.completion, settings.max_tokens)
-        tally = sample_tally(prompt, [completion] * settings.samples) + sample_tally(prompt, [completion])
+        tally = Tally.zero()
+        for samples in (settings.samples, 1):
+            tally += sample_tally(prompt, [completion] * samples, window=self.shape.window)
         seen = {
             gain: detectable(
                 problems,
@@ -355,8 +359,9 @@ class Planner:
             places.append(Place("base model (bfloat16)", 2 * self.shape.parameters, "hub cache"))
         elif spec.source != "folder":
             places.append(Place("base model", weights, "work"))
-        if self.scorer and self.scorer_shape and self.scorer.name:
-            places.append(Place("reward model (bfloat16)", 2 * self.scorer_shape.parameters, "hub cache"))
+        if self.scorer and self.scorer_model and self.scorer.name:
+            size = 2 * self.scorer_model.shape.parameters
+            places.append(Place("reward model (bfloat16)", size, "hub cache"))
         self._assume("disk: one job at a time")
         return places
 
@@ -378,9 +383,10 @@ class Planner:
             ),
             default=1,
         )
-        layer = activation_bytes(s, 2 if half else 4)
+        model, layer = self.model, activation_bytes(self.model, 2 if half else 4)
         # With checkpointing only each layer's input stays, and what the layer at work needs.
-        per_token = layer + 4 * s.hidden * s.layers if training.gradient_checkpointing else layer * s.layers
+        checkpointed = layer + 4 * model.hidden * model.layers
+        per_token = checkpointed if training.gradient_checkpointing else layer * model.layers
         activations = rows * training.max_length * per_token
         mends = []
         if activations > states / 4:
@@ -404,7 +410,7 @@ class Planner:
         size = 2 if sampling.dtype == "bfloat16" else 4
         tested = [profiles.settings(self.study, b.name).max_tokens + b.prompt for b in benchmarks]
         longest = max(self.prompts[1] + sampling.max_tokens, *tested)
-        per_token = 2 * s.layers * s.kv_heads * s.head_dim * size
+        per_token = self.model.cache * size
         smaller = "sampling.dtype: bfloat16" if size == 4 else ""
         if sampling.engine == "vllm":
             parts = sampling.tensor_parallel
@@ -417,7 +423,7 @@ class Planner:
             mends = [smaller, f"a sampling.tensor_parallel above {parts}", "a smaller evaluation.max_tokens"]
             return Need("sampling", weights + cache + RESERVED, sampling.memory, detail, _either(mends))
         cache, weights = sampling.batch_size * longest * per_token, size * s.parameters
-        logits = sampling.batch_size * s.vocab * 4
+        logits = sampling.batch_size * self.model.vocab * 4
         detail = (
             f"{_gib(weights)} of weights, {_gib(cache)} of keys and values for {sampling.batch_size} "
             f"sequences of {longest} tokens"
@@ -426,11 +432,12 @@ class Planner:
         return Need("sampling", weights + cache + logits + RESERVED, 1.0, detail, _either(mends))
 
     def _scoring(self) -> Need:
-        assert self.scorer and self.scorer_shape
-        s, size = self.scorer_shape, 2 if self.scorer.dtype == "bfloat16" else 4
-        head = 4 * s.vocab * (self.scorer.kind == "causal")
+        assert self.scorer and self.scorer_model
+        model, size = self.scorer_model, 2 if self.scorer.dtype == "bfloat16" else 4
+        head = 4 * model.vocab * (self.scorer.kind == "causal")
         tokens = self.scorer.batch_size * (self.prompts[0] + self.study.sampling.max_tokens)
-        weights, passing = size * s.parameters, tokens * (activation_bytes(s, size) + head)
+        weights = size * model.shape.parameters
+        passing = tokens * (activation_bytes(model, size) + head)
         detail = (
             f"{_gib(weights)} of weights, {_gib(passing)} for {self.scorer.batch_size} completions at once"
         )
@@ -444,15 +451,17 @@ class Planner:
         return Need("process rewards", weights + passing + RESERVED, 1.0, detail, _either(mends))
 
 
-def activation_bytes(shape: ModelShape, size: int) -> int:
+def activation_bytes(model: Decoder, size: int) -> int:
     """Bytes per token that one layer keeps for its backward pass, ``size`` being those of a number.
 
     Both norms keep their float32 input and its normalised value (16 bytes per number of the width in all). Of
     ``size`` bytes each are two normed inputs, query and key before and after the rotary embedding, the value,
-    the attention's result, gate, up, their activation and product. Attention itself is fused.
+    the attention's result, gate, up, their activation and product. Attention itself is fused. All that is not
+    attention is taken for a gated MLP of as many weights as a token meets.
     """
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return 16 * shape.hidden + size * (2 * shape.hidden + 3 * queries + 3 * keys + 4 * shape.mlp)
+    width, queries, keys = model.hidden, model.queries, model.cache // (2 * model.layers)
+    mlp = (model.shape.body // model.layers - 2 * width * (queries + keys)) // (3 * width)
+    return 16 * width + size * (2 * width + 3 * queries + 3 * keys + 4 * max(0, mlp))
 
 
 def _batch(method: Method) -> int:

@@ -404,7 +404,7 @@ class _Prices:
 
     def __init__(self, script: Script, tokens: dict[str, int]) -> None:
         def sampled(generated: int, shared: int = 0) -> int:
-            tally = sample_tally(script.asked, [generated], shared=shared)
+            tally = sample_tally(script.asked, [generated], shared=shared, window=script.shape.window)
             return flops(script.shape, tally, FORWARD_PASSES)
 
         @cache
@@ -420,12 +420,12 @@ class _Prices:
         def row(responses: Sequence[str], passes: int) -> int:
             room = script.max_length - script.prompt
             sides = [(script.prompt, max(1, min(tokens[text], room))) for text in responses]
-            return flops(script.shape, sequence_tally(sides), passes)
+            return flops(script.shape, sequence_tally(sides, window=script.shape.window), passes)
 
         @cache
         def scored(generated: int) -> int:
             assert script.scorer  # whose head reads a few positions only
-            tally = sequence_tally([(script.prompt, generated)], logits=0)
+            tally = sequence_tally([(script.prompt, generated)], logits=0, window=script.scorer.window)
             return flops(script.scorer, tally, FORWARD_PASSES)
 
         self.prefill, self.decoding, self.scored = prefill, decoding, scored

@@ -62,7 +62,11 @@ def recount(records: Path) -> Recount:
         found.lines[line["account"]] += 1
         tally = Tally(*(line[name] for name in TALLY))
         for name, price in _PRICES.items():
-            count = price(shapes[line["shape"]], tally, line["passes"])
+            try:
+                count = price(shapes[line["shape"]], tally, line["passes"])
+            except ValueError as error:
+                found.differences.append(f"{path}, line {line['line']}: {error}")
+                continue
             getattr(found, name)[line["account"]] += count
             found.differences += _compare(path, line, name, count)
     found.differences += _out_of_order(path, study)

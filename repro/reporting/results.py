@@ -270,9 +270,10 @@ def shapes_of(facts: Facts, path: Path) -> dict[str, ModelShape]:
     for name, sizes in facts.shapes.items():
         try:
             shapes[name] = ModelShape.from_json(sizes)
-        except TypeError:
+        except (TypeError, ValueError):
             raise UserError(
-                f"{path}: the shape '{name}' lacks a size, or has an unknown one; collect the records again."
+                f"{path}: the shape '{name}' lacks a size, or has an unknown or impossible one; collect the "
+                "records again."
             ) from None
     return shapes
 

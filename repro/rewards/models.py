@@ -15,7 +15,7 @@ pooling               the step, ``<extra_0>``; the question in a chat  labels 0 
 Tokens beyond the model's positions (``max_position_embeddings``) are cut off, and a step whose mark is cut
 off has reward 0: what the model cannot see is not trusted.
 
-**FLOPs.** A head of labels stands in the model's shape as an LM head of as many columns (``vocab``) over
+**FLOPs.** A head of labels stands in the model's shape as an LM head of as many columns over
 every token, which is exact: 2 for TRL's linear head, hidden size + 2 for Qwen's two layers. The LM head of a
 causal model is applied, and counted, at the marks alone. Tokens after the last mark are not processed.
 
@@ -40,6 +40,7 @@ from repro.flops import ModelShape
 from repro.models import loading, refuse_code
 from repro.records import Completion
 from repro.rewards import Scored
+from repro.shapes import counted
 
 
 class Row(NamedTuple):
@@ -134,8 +135,9 @@ def steps_of(text: str, separator: str) -> list[str]:
 
 def head_shape(config: dict[str, Any], where: str, columns: int) -> ModelShape:
     """The shape of a model whose LM head is replaced by a head of ``columns``, each with a bias."""
-    body = ModelShape.from_config({**config, "tie_word_embeddings": True}, where)
-    return replace(body, vocab=columns, parameters=body.parameters + columns * (body.hidden + 1))
+    body = counted({**config, "tie_word_embeddings": True}, where)
+    parameters = body.shape.parameters + columns * (body.hidden + 1)
+    return replace(body.shape, head=columns * body.hidden, parameters=parameters)
 
 
 def model_folder(spec: RewardModel) -> Path:

@@ -15,6 +15,7 @@ from repro.errors import UserError
 from repro.flops import ModelShape
 from repro.models import loading
 from repro.rewards.models import ModelScorer, Row, head_shape
+from repro.shapes import counted
 
 GOOD, BAD, TAG = "+", "-", "ки"  # of Math-Shepherd: a good step, a bad one, the end of a step
 
@@ -149,7 +150,7 @@ class CausalScorer(TransformersScorer):
         return ids[0]
 
     def _shape(self, where: str) -> ModelShape:
-        return ModelShape.from_config(self.config, where)
+        return counted(self.config, where).shape
 
     def _logits(self, row: Row) -> int:
         return len(row.marks)

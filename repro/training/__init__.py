@@ -27,9 +27,14 @@ class Row:
     weight: float = 1.0
 
     @property
-    def tally(self) -> Tally:
+    def tokens(self) -> int:
         """Of one pass: each response behind a prompt of its own."""
-        return sequence_tally([(len(self.prompt), len(response)) for response in self.responses])
+        return len(self.prompt) * len(self.responses) + sum(map(len, self.responses))
+
+    def tally(self, window: int) -> Tally:
+        """Of one pass by a model with this window."""
+        lengths = [(len(self.prompt), len(response)) for response in self.responses]
+        return sequence_tally(lengths, window=window)
 
 
 def encode(tokenizer: Any, prompt: str, responses: Sequence[str], max_length: int) -> Row:

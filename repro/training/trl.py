@@ -504,6 +504,7 @@ class TRLTrainer:
             "adam_beta1": plan.optimizer.beta1,
             "adam_beta2": plan.optimizer.beta2,
             "max_grad_norm": plan.optimizer.max_grad_norm,
+            "router_aux_loss_coef": 0.0,  # an objective is its paper's: none balances experts
             "bf16": self.dtype == "bfloat16",
             "gradient_checkpointing": self.gradient_checkpointing,
             "use_cpu": not torch.cuda.is_available(),
