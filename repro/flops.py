@@ -30,7 +30,7 @@ prefixes computes just that; one that does not does more than the algorithm need
 
 With LoRA the weights are frozen and need no gradient of their own, so that of the three passes of training
 their products take part in two. Attention has all three, and so have the adapters, which are A weights: rank
-times (inputs + outputs) of each linear layer of the body (experts that are one tensor have none)::
+times (inputs + outputs) of each linear layer of the body::
 
     training = 2 * (2*W*tokens + 2*H*logits) + 3 * (2*(S*pairs + S_w*windowed) + 2*A*tokens)
 
@@ -63,6 +63,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from operator import index
 
+from repro.errors import UserError
+
 FORWARD_PASSES = 1
 TRAINING_PASSES = 3  # forward, and a backward pass of twice its cost
 
@@ -78,7 +80,7 @@ class ModelShape:
     window: int  # keys that such a layer sees, a query's own included; 0: there are none
     parameters: int  # all of them, embeddings included; tied ones once
     idle: int  # parameters of the experts that a token is not sent to
-    sides: int  # inputs + outputs, summed over the linear layers of the body: what LoRA adapts
+    sides: int  # inputs + outputs of the body's linear layers, which LoRA adapts; 0: it cannot be counted
     adapter: int = 0  # weights of the LoRA adapters that alone are trained; 0: all weights are
 
     def __post_init__(self) -> None:
@@ -87,7 +89,15 @@ class ModelShape:
             raise ValueError(f"layers with a window of {self.window} have attention {self.windowed}")
 
     def with_lora(self, rank: int) -> ModelShape:
-        """The shape when it is trained through adapters of this rank on all linear layers but the LM head."""
+        """The shape when it is trained through adapters of this rank on all linear layers but the LM head.
+
+        Raises :class:`UserError` for a mixture of experts, whose adapters cost the same for any tokens.
+        """
+        if rank and not self.sides:
+            raise UserError(
+                "LoRA adapts experts as whole tensors, which no count of tokens can be charged for; leave "
+                "out `lora`, or name a model without experts"
+            )
         return replace(self, adapter=rank * self.sides)
 
     @classmethod

@@ -226,7 +226,7 @@ LAB = [
         "def tallies(value: Any, first: bool = not drawn)": "def tallies(value: Any, first: bool = True)",
         "max((self._tokens(request.prompt) for _, request in wanted), default=0)": "1_000",
         "min(same, min(map(len, rows)) - 1)": "same",
-        "logits=0)\n            self.ledger": "logits=1)\n            self.ledger",
+        "logits=0, window=self": "logits=1, window=self",
         "Entry(Account.RULES,": "Entry(Account.REWARD,",
         "if rows[i] not in known}": "}",
         "* objective.references\n            left": "\n            left",
@@ -394,6 +394,7 @@ FLOPS = [
     *seen_by("repro/shapes/counting.py", "tests/test_shapes.py", {
         "weight[0].numel() * sent[0].shape[-1]": "weight.numel()",
         "found.idle[name] += weight.numel() - used": "pass",
+        "found.experts = True": "pass",
         "found.sides[name] += sum(module.weight.shape)": "found.sides[name] += module.weight.shape[0]",
         "heads * (size + depth), queries": "heads * 2 * size, queries",
         "if due[name] != found.forward[name]:": "if False:",

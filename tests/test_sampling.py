@@ -32,7 +32,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 2, "sliding_window": 4},
     "gemma": {"num_key_value_heads": 4, "head_dim": 8},
     "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8},
-}
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "qwen3_moe": {
+        "num_key_value_heads": 2, "head_dim": 8, "moe_intermediate_size": 24, "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "gpt_oss": {
+        "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+}  # fmt: skip
 
 
 def make_model(folder: Path, kind: str = "llama", **settings: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -19,7 +20,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import is_flash_attn_2_available
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -164,15 +171,42 @@ def test_sft_equals_a_bare_loop(base: Path, tmp_path: Path) -> None:
         .train(base, batches, SFT(), COSINE, tmp_path, on_step=lambda step, loss: seen.append((step, loss)))
         .loss
     )
-
-    def loss_of(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
-        return -torch.cat([log_probability(model, row.prompt, *row.responses) for row in batch]).mean()
-
-    losses, model = bare_loop(base, batches, loss_of, COSINE)
+    losses, model = bare_loop(base, batches, sft_loss, COSINE)
     assert difference(tmp_path, model) < 1e-5
     assert [step for step, _ in seen] == list(range(1, 11))
     assert [loss for _, loss in seen] == pytest.approx(losses, abs=1e-5)
     assert mean == pytest.approx(sum(losses) / 10, abs=1e-5)
+
+
+def sft_loss(model: Any, reference: Any, batch: list[Row]) -> torch.Tensor:
+    return -torch.cat([log_probability(model, row.prompt, *row.responses) for row in batch]).mean()
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("qwen3", {}),
+        ("qwen3_moe", {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}),
+        ("gemma3_text", {"sliding_window": 4}),
+    ],
+)
+def test_other_architectures_are_trained_by_the_objective_alone(
+    base: Path, tmp_path: Path, family: str, more: dict[str, Any]
+) -> None:
+    """TRL would balance experts by a loss of its own, and leave models that compute it when they sample."""
+    start = shutil.copytree(base, tmp_path / "start")
+    config = CONFIG_MAPPING[family](
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2, pad_token_id=0,
+        bos_token_id=None, eos_token_id=END, **more,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(start)
+    trained = TRLTrainer().train(start, sft_batches(4), SFT(), COSINE, tmp_path / "trained")
+    losses, model = bare_loop(start, sft_batches(4), sft_loss, COSINE)
+    assert difference(tmp_path / "trained", model) < 1e-5
+    assert trained.loss == pytest.approx(sum(losses) / 4, abs=1e-5)
+    assert not json.loads((tmp_path / "trained/config.json").read_text()).get("output_router_logits")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

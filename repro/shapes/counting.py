@@ -72,6 +72,7 @@ class _Pass:
     weights: Counter[str] = field(default_factory=Counter)  # by module, those that a token is multiplied with
     idle: Counter[str] = field(default_factory=Counter)  # by module, of experts that a token is not sent to
     sides: Counter[str] = field(default_factory=Counter)  # by linear layer, inputs and outputs
+    experts: bool = False  # whether there are any
     attention: list[_Attention] = field(default_factory=list)
     forward: Counter[str] = field(default_factory=Counter)  # by module; "" is the model
     backward: int = 0
@@ -95,7 +96,7 @@ class _Watched:
         self.head = self.names.get(self.model.get_output_embeddings(), "")
         self._at: list[nn.Module] = []  # the modules that are at work, outermost first
         for module in self.names:
-            if isinstance(module, PreTrainedModel):  # which would look for padding among tokens, to warn of it
+            if isinstance(module, PreTrainedModel):  # it looks for padding among tokens, to warn of it
                 module.warn_if_padding_and_no_attention_mask = lambda *_: None  # type: ignore[method-assign]
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
             module.register_forward_hook(self._leave)
@@ -161,6 +162,7 @@ class _Watched:
             sent = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dtype == torch.long]
             if len(sent) != 1:
                 raise _Refused(f"{self.where()} has weights in three dimensions, and no choice of experts")
+            found.experts = True
             for weight in stacked:
                 used = weight[0].numel() * sent[0].shape[-1]
                 found.weights[name] += used
@@ -284,7 +286,7 @@ def _read(watched: _Watched) -> Decoder:
         window=window,
         parameters=watched.model.num_parameters(),
         idle=found.idle.total(),
-        sides=found.sides.total() - found.sides[watched.head],
+        sides=0 if found.experts else found.sides.total() - found.sides[watched.head],
     )
     for one in (short, step, found):
         _fit(one, shape, windows)
@@ -325,8 +327,8 @@ def _fit(found: _Pass, shape: ModelShape, windows: Mapping[str, int]) -> None:
         window = windows.get(call.module) or before[-1]
         if call.seen != tuple(min(keys, window) for keys in before):
             raise _Refused(
-                f"of {found.tokens} queries of {call.module} the first and the last two see {call.seen} keys, "
-                "which are neither all before them nor a window"
+                f"of {found.tokens} queries of {call.module} the first and the last two see {call.seen} "
+                "keys, which are neither all before them nor a window"
             )
     if sum(call.size for call in found.attention) != shape.attention + shape.windowed:
         raise _Refused("it attends in one pass as it does not in another")
