@@ -74,13 +74,13 @@ def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
     of which no model can be built, or none whose FLOPs can be counted exactly.
     """
     where = "base_model.config"
-    family = sizes.get("model_type")
+    family = str(sizes.get("model_type"))
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"{where}: `model_type` is {family!r}; set it to that of a causal language model of "
+            f"{where}: `model_type` is {sizes.get('model_type')!r}; set it to that of a causal language model of "
             "transformers, such as llama or qwen3"
         )
     given = {key: value for key, value in sizes.items() if key != "model_type"}

@@ -252,7 +252,8 @@ class Planner:
         """What they are played on."""
         study, text, (prompt, asked, shared) = self.study, self.training_text, self.prompts
         script = Script(
-            self.shape, self.scorer_model and self.scorer_model.shape, study.process_rewards is not None,
+            self.shape, self.scorer_model.shape if self.scorer_model else None,
+            study.process_rewards is not None,
             isinstance(study.base_model, WarmStart), self.training_problems, prompt, asked, shared,
             text.completion, study.sampling.max_tokens, text.solution, study.training.max_length, ACCURACY,
         )  # fmt: skip

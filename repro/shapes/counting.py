@@ -136,7 +136,7 @@ class _Watched:
         return found
 
     def _attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any
     ) -> tuple[Tensor, None]:
         """Attention as two products, which torch counts in full; what becomes of masks costs nothing."""
         (_, heads, queries, size), (_, kv_heads, keys, depth) = query.shape, value.shape
