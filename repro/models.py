@@ -80,8 +80,8 @@ def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
 
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"{where}: `model_type` is {sizes.get('model_type')!r}; set it to that of a causal language model "
-            "of transformers, such as llama or qwen3"
+            f"{where}: `model_type` is {sizes.get('model_type')!r}; set it to that of a causal language "
+            "model of transformers, such as llama or qwen3"
         )
     given = {key: value for key, value in sizes.items() if key != "model_type"}
     kind: Any = CONFIG_MAPPING[family]
