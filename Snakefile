@@ -180,23 +180,23 @@ rule train:
 
 
 rule evaluate:
+    # All seeds of a row in one job: an engine starts once for them.
     input:
-        f"{WORK}/runs/{{method}}-{{seed}}.json",
+        expand(f"{WORK}/runs/{{{{method}}}}-{{seed}}.json", seed=STUDY.seeds),
         TESTS,
         TASKS,
     output:
-        f"{WORK}/evaluations/{{method}}-{{seed}}.parquet",
-        f"{WORK}/evaluations/{{method}}-{{seed}}.json",
+        expand(f"{WORK}/evaluations/{{{{method}}}}-{{seed}}.{{kind}}", seed=STUDY.seeds, kind=["parquet", "json"]),
     params:
         settings=evaluation_settings,
     resources:
         gpu=STUDY.gpus,
     log:
-        f"{WORK}/logs/evaluate-{{method}}-{{seed}}.log",
+        f"{WORK}/logs/evaluate-{{method}}.log",
     conda:
         ENVIRONMENT
     shell:
-        'python -m repro.cli evaluate "$STUDY" --method {wildcards.method} --seed {wildcards.seed} 2> {log}'
+        'python -m repro.cli evaluate "$STUDY" --method {wildcards.method} 2> {log}'
 
 
 rule collect:

@@ -237,16 +237,25 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 
 
 @app.command()
-def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
-    """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
+def evaluate(
+    study: StudyFile,
+    method: MethodName,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="One of the study's seeds; default: all.")
+    ] = None,
+) -> None:
+    """Evaluate the checkpoints of a row's runs on the study's benchmarks with lm-eval."""
     config = load_study(study)
     settle(config.numerics)
-    _check_run(config, study, method, seed)
+    seeds = config.seeds if seed is None else [seed]
+    for one in seeds:
+        _check_run(config, study, method, one)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
         _settle()
-        evaluate_run(config, method, seed, _layout(config))
+        for one in seeds:
+            evaluate_run(config, method, one, _layout(config))
 
 
 @app.command()
