@@ -318,7 +318,7 @@ def clean(
 def tables(
     records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
     readme: Annotated[
-        Path | None, typer.Option(help="Put the leaderboard between this file's leaderboard marks too.")
+        Path | None, typer.Option(help="Put headline and leaderboard between its leaderboard marks.")
     ] = None,
 ) -> None:
     """Rebuild tables, figures and report from records, beside their folder. Needs neither torch nor a GPU."""
@@ -326,15 +326,15 @@ def tables(
     from repro.reporting.page import build
 
     build(records, records.parent)
-    leaderboard = (records.parent / "tables" / "leaderboard.md").read_text()
+    summary = (records.parent / "tables" / "summary.md").read_text()
     if readme is not None:
         begin, end = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
         before, found, rest = read_text(readme, "name a file that has a leaderboard").partition(begin)
         _, closed, after = rest.rpartition(end)
         if not found or not closed:
             raise UserError(f"{readme} has no lines `{begin}` and `{end}`; add them for the leaderboard")
-        write_text(readme, f"{before}{begin}\n\n{leaderboard}\n{end}{after}")
-    typer.echo(leaderboard)
+        write_text(readme, f"{before}{begin}\n\n{summary}\n{end}{after}")
+    typer.echo(summary)
     typer.echo(f"report: {records.parent / 'report.html'}")
 
 

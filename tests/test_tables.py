@@ -42,7 +42,7 @@ from repro.reporting.figures import _look, _thinned, monitors
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
 from repro.reporting.table import DASH, Bold, Table, flops, p_text, signed, significant
-from repro.reporting.tables import all_tables, leaderboard, overview, tiers
+from repro.reporting.tables import all_tables, headline, leaderboard, overview, summary, tiers
 from repro.schema import SEEN
 
 TABLES = (
@@ -131,13 +131,37 @@ def test_few_seeds_are_preliminary_and_put_nobody_first(tmp_path: Path) -> None:
     for seeds in (4, 5):
         analysis = Analysis(load(golden(tmp_path / str(seeds), seeds)))
         board = leaderboard(analysis).markdown()
-        page = render(analysis.study, all_tables([analysis]), dict.fromkeys(FIGURES, b""))
+        sentence = headline(analysis)
+        page = render(analysis.study, [sentence], all_tables([analysis]), dict.fromkeys(FIGURES, b""))
         said = [
+            "Preliminary: 4 training seeds" in sentence,
             "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "or settings" in board,
-            '<p class="banner" role="note">Preliminary: 4 training' in page,
+            '<p class="banner" role="note">At 1,000 FLOP' in page,
         ]  # fmt: skip
         assert all(said) if seeds == 4 else not any(said)
         assert ("**75.0**" in board) == (seeds == 5) and "not tuned evenly" in board
+
+
+def test_a_headline_counts_what_is_beaten_and_names_the_first(tmp_path: Path) -> None:
+    rows = (
+        Made("base", Role.BASE), Made("more", Role.CONTINUED, gain=0.6), Made("good", gain=2.4), Made("same"),
+        Made("other", Role.ABLATION, gain=2.4),
+    )  # fmt: skip
+    analysis = Analysis(load(write_records(tmp_path / "records", rows, seeds=(0, 1, 2, 3, 4))))
+    scores = {row.method: analysis.accuracy(row.method, BUDGETS[-1]) for row in analysis.study.rows}
+    good, other = (f"{100 * scores[name].mean:.1f}" for name in ("good", "other"))  # type: ignore[union-attr]
+    one, two = sorted([(good, f"GOOD ({good})"), (other, f"OTHER ({other})")], reverse=True)
+    assert headline(analysis) == (
+        "At 8.00 GFLOP, over 5 training seeds, of 3 methods and ablations 2 score significantly higher than "
+        "BASE; 2 score significantly higher than MORE; none is significantly better than "
+        f"{one[1]}, {two[1]}."
+    )
+    text = summary([analysis])
+    assert text.startswith(headline(analysis)) and "| GOOD " in text and "| OTHER " not in text
+    assert "Without ablations" in text
+
+    few = Analysis(load(write_records(tmp_path / "few", rows[:2] + rows[3:4], seeds=(0, 1))))
+    assert "none scores significantly higher than BASE" in headline(few)
 
 
 def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
