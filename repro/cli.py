@@ -326,7 +326,7 @@ def tables(
     from repro.reporting.page import build
 
     build(records, records.parent)
-    summary = (records.parent / "tables" / "summary.md").read_text()
+    summary = (records.parent / "summary.md").read_text()
     if readme is not None:
         begin, end = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
         before, found, rest = read_text(readme, "name a file that has a leaderboard").partition(begin)

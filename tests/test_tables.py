@@ -210,7 +210,7 @@ def test_benchmarks_may_differ_in_their_samples(tmp_path: Path) -> None:
 
 def test_every_file_is_written(out: Path) -> None:
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    wanted = {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
+    wanted = {"summary.md"} | {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
     assert found == wanted | {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")} | {
         "report.html"
     }

@@ -65,7 +65,7 @@ def build(records: Path, out: Path) -> None:
     for name, (png, svg) in figures.items():
         write_bytes(out / "figures" / f"{name}.png", png)
         write_bytes(out / "figures" / f"{name}.svg", svg)
-    write_text(out / "tables" / "summary.md", summary(analyses))
+    write_text(out / "summary.md", summary(analyses))
     write_text(out / "report.html", page)
 
 
