@@ -367,6 +367,11 @@ GOOD: dict[str, Any] = {
         ({"published": GOOD["published"] | {"values": [2.0, 1.0]}}, "`values` are the least and the most"),
         ({"published": GOOD["published"] | {"values": []}}, "it: `published.values`: "),
         ({"published": GOOD["published"] | {"unit": "percent"}}, "it: `published.unit`: "),
+        ({"published": GOOD["published"] | {"unit": "times"}}, "values of accuracy are in points"),
+        ({"published": GOOD["published"] | {"values": [-2.0, 0.0]}}, "no published value is higher than 0"),
+        ({"test": GOOD["test"] | {"direction": "lower"}}, "no published value is lower than 0"),
+        ({"test": GOOD["test"] | {"over": ["b", "b"]}}, "a row is compared with others, each once"),
+        ({"test": GOOD["test"] | {"over": [GOOD["row"]]}}, "a row is compared with others, each once"),
     ],
 )
 def test_malformed_claims_give_one_sentence(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
