@@ -337,7 +337,7 @@ class Training(Section):
 class RewardModel(Section):
     """A process reward model. Steps are the parts of a completion between separators."""
 
-    kind: Literal["token_classification", "causal", "pooling"]  # see repro/rewards
+    kind: Literal["token_classification", "value_head", "causal", "pooling"]  # see repro/rewards
     path: Path | None = None  # a model folder, or
     name: Repository | None = None  # a model of the hub
     revision: Commit | None = None  # with its commit

@@ -58,9 +58,10 @@ def scorer_for(spec: Literal["ladder"] | RewardModel | None) -> ProcessScorer | 
         from repro.rewards.pooling import PoolingScorer
 
         return PoolingScorer(spec)
-    from repro.rewards.transformers import CausalScorer, TokenClassifier
+    from repro.rewards.transformers import CausalScorer, TokenClassifier, ValueHeadScorer
 
-    return CausalScorer(spec) if spec.kind == "causal" else TokenClassifier(spec)
+    kinds = {"causal": CausalScorer, "token_classification": TokenClassifier, "value_head": ValueHeadScorer}
+    return kinds[spec.kind](spec)
 
 
 def aggregate(rewards: Sequence[float], how: Aggregation) -> float:
