@@ -121,8 +121,8 @@ class ValueHeadScorer(TransformersScorer):
     of each step is its reward.
 
     Its rows are ``<bos>question``, a new line, and the tokens of each step, tokenized by itself, with the
-    last token of the separator (Skywork's is a new line) after it. The head is one linear layer, in the model's
-    safetensors under the names of TRL's value heads; no code of the model's own is run.
+    last token of the separator (Skywork's is a new line) after it. The head is one linear layer, in the
+    model's safetensors under the names of TRL's value heads; no code of the model's own is run.
     """
 
     auto_class = AutoModel
