@@ -343,6 +343,7 @@ class RewardModel(Section):
     revision: Commit | None = None  # with its commit
     separator: Text = "\n\n"
     batch_size: Batch = 8  # completions scored together
+    tensor_parallel: Gpus = Field(default=1, gt=0)  # GPUs that share the model (pooling)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
@@ -355,6 +356,10 @@ class RewardModel(Section):
     def _named_once(self) -> RewardModel:
         if (self.path is None) == (self.name is None) or (self.name is None) != (self.revision is None):
             raise ValueError("name the model by path, or by name and revision")
+        if self.tensor_parallel > 1 and self.kind != "pooling":
+            raise ValueError(
+                f"tensor_parallel is of kind pooling, which vLLM runs; {self.kind} takes one GPU"
+            )
         return self
 
 

@@ -154,7 +154,9 @@ def rewards(study: Study) -> Any:
     spec = study.process_rewards
     if not isinstance(spec, RewardModel):
         return spec
-    return spec.model_dump(mode="json", exclude={"path", "batch_size"}), spec.path and _contents(spec.path)
+    return spec.model_dump(
+        mode="json", exclude={"path", "batch_size", "tensor_parallel"}
+    ), spec.path and _contents(spec.path)
 
 
 @cache  # gigabytes

@@ -424,6 +424,28 @@ def test_a_worker_that_dies_is_an_error_with_its_last_words(
     judge.close()
 
 
+def test_a_worker_that_dies_at_work_is_started_anew_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, *_ = make_pooling(tmp_path / "prm")
+    started = tmp_path / "started"
+    once = f"""
+from pathlib import Path
+Path({str(started)!r}).open("a").write(str(options["tensor_parallel_size"]))
+for i, line in enumerate(sys.stdin):
+    if i: sys.exit("lost a GPU")
+    print(json.dumps([[0.0]]), flush=True)
+"""
+    fake_worker(tmp_path, monkeypatch, once)
+    judge = PoolingScorer(spec(folder, "pooling", tensor_parallel=2))
+    for starts in ("2", "22", "222"):  # each answers once
+        assert judge.score(completions(["one"]))[0].rewards == (0.5,)
+        assert started.read_text() == starts
+    fake_worker(tmp_path, monkeypatch, "sys.exit('gone for good')")
+    with pytest.raises(UserError, match="gone for good"):
+        judge.score(completions(["one"]))
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
