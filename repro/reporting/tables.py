@@ -145,7 +145,7 @@ def _content_notes(study: Study, *benchmarks: Benchmark) -> list[str]:
     return [
         f"{one.title}: the suite does not pin these problems; their digest is {content[one.name]}."
         for one in benchmarks
-        if content[one.name]
+        if content.get(one.name)
     ]
 
 
@@ -212,6 +212,7 @@ def leaderboard(analysis: Analysis) -> Table:
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
+        *_content_notes(study, analysis.benchmark),
         *_spread_notes(analysis),
         *dagger_note(cells),
         *_row_notes(study),
