@@ -758,7 +758,7 @@ def test_thoughts_state_no_answer(tmp_path: Path, model: Path, engine: Scripted)
 
 
 def test_thinking_is_part_of_what_runs_and_evaluations_are(tmp_path: Path, model: Path) -> None:
-    """Also where its chat template does not show it. Others are what they were before there was the switch."""
+    """Also where its chat template does not show it. Others are what they were before the switch was."""
     study = made_study()
     layout, method = made_run(tmp_path, study, model), load_method(study, "star")
     studies = [thinking(study, switch) for switch in (None, False, True)]
