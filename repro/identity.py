@@ -89,8 +89,9 @@ def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[Be
         read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *tasks]
         key = files.digest(
             NUMBERS, VERIFIER, weights, {path.name: files.sha256(path) for path in read}, seed,
-            asdict(profiles.settings(study, name)), study.sampling.numbers(),
-            stops(study.prompt, benchmark), engine(study), study.numerics, *thinking,
+            asdict(profiles.settings(study, name)),
+            study.sampling.numbers(), stops(study.prompt, benchmark), engine(study), study.numerics,
+            *thinking,
         )  # fmt: skip
         names[name] = f"{name}-{key}"
     return names

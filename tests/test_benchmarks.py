@@ -226,7 +226,7 @@ def test_a_missing_benchmark_of_a_study_is_named(tmp_path: Path) -> None:
     assert priced.problems == plan.OWN_ROWS
 
 
-def test_a_study_of_the_ladder_may_bring_a_benchmark_of_other_problems(tmp_path: Path) -> None:
+def test_a_study_of_the_ladder_may_bring_a_benchmark(tmp_path: Path) -> None:
     spec = {"source": "ladder", "train": 8, "test": 4}
     shipped = {"ladder": {}, "mine": {"file": str(tmp_path / "mine.jsonl")}}
     study = load_study(own_study(tmp_path, MINE, problems=spec, evaluation={"benchmarks": shipped}))

@@ -725,9 +725,11 @@ def test_stops_and_lengths_may_differ_by_benchmark(tmp_path: Path, model: Path, 
     assert told == {5: (11, ("\n\n",)), 2: (5, ("Q:",))}  # five problems of gsm8k, two of aime24
     asked = read_json(layout.samples("star", 3).with_suffix(".json"))["settings"]
     assert asked["gsm8k"]["stop"] == ["\n\n"] and "stop" not in asked["aime24"]
-    bare = study.model_copy(update={"evaluation": made_study(max_tokens=5).evaluation})
-    names, before = (part_names(one, layout, "weights", 3) for one in (study, bare))
-    assert names["gsm8k"] != before["gsm8k"] and names["aime24"] == before["aime24"]
+    names = []
+    for own in ({"max_tokens": 11, "stop": ["\n\n"]}, {"max_tokens": 11}, {"stop": ["\n\n"]}):
+        changed = made_study(max_tokens=5, benchmarks=benchmarks | {"gsm8k": own}).evaluation
+        names.append(part_names(study.model_copy(update={"evaluation": changed}), layout, "weights", 3))
+    assert len({one["gsm8k"] for one in names}) == 3 and len({one["aime24"] for one in names}) == 1
 
 
 # ------------------------------------------------------------------------------------------ thinking

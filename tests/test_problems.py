@@ -300,7 +300,7 @@ def test_rows_of_competitions_as_their_data_sets_have_them(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
-def test_rows_of_what_was_made_from_gsm8k_as_their_data_sets_have_them(tmp_path: Path) -> None:
+def test_rows_made_from_gsm8k_as_their_data_sets_have_them(tmp_path: Path) -> None:
     write(tmp_path, "gsm8k_platinum/test", [{**ROW, "cleaning_status": "consensus"}])
     symbolic = {**ROW, "id": 0, "instance": 0, "original_id": 9, "original_question": "b?", "canary": "c"}
     for part in ("", "_p1", "_p2"):
