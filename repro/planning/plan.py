@@ -305,7 +305,7 @@ class Planner:
             asked = [len(line["question"]) for line in _rows(own.file)]
             total = len(asked) or OWN_ROWS
             question = round(sum(asked) / len(asked) / CHARACTERS) if asked else question
-            self._assume(f"{name}: {total:,} problems of {question} tokens; a guess of {row.text.completion}")
+            self._assume(f"{name}: {total:,} problems of {question} tokens; completions are a guess")
         else:
             made = study.problems.test if isinstance(study.problems, LadderProblems) else 0
             total = row.rows or made
