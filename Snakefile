@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from repro import identity
+from repro.benchmarks import MODES, task
 from repro.config import NUMBERS, load_study
 from repro.discovery import load_methods
 from repro.errors import UserError
@@ -40,8 +41,8 @@ except UserError as error:
 WORK = f"work/{STUDY.name}"
 RESULTS = f"results/{STUDY.name}"
 TESTS = [f"{WORK}/problems/test/{name}.jsonl" for name in STUDY.evaluation.benchmarks]
-TASK_NAMES = ["suite.py", "_base.yaml", *(f"{name}_*.yaml" for name in STUDY.evaluation.benchmarks)]
-TASKS = sorted(str(path) for name in TASK_NAMES for path in Path("benchmarks/tasks").glob(name))
+TASK_NAMES = {f"{task(name)}_{mode}.yaml" for name in STUDY.evaluation.benchmarks for mode in MODES}
+TASKS = sorted(f"benchmarks/tasks/{name}" for name in {"suite.py", "_base.yaml", *TASK_NAMES})
 ENVIRONMENT = "requirements/conda.yaml"
 HELD = ExitStack()
 
@@ -84,7 +85,8 @@ def problem_settings(wildcards):
     rendered_by = STUDY.base_model.model_dump(mode="json") if STUDY.prompt.chat else None
     read = [STUDY.data_folder() / f"{name}.jsonl" for name in needed(STUDY)]
     read += [STUDY.problems.file] if STUDY.problems.source == "jsonl" else []
-    contents = {path.name: sha256(path) for path in read if path.is_file()}
+    read += [one.file for one in STUDY.evaluation.benchmarks.values() if one.file]
+    contents = {"/".join(path.parts[-2:]): sha256(path) for path in read if path.is_file()}
     problems = STUDY.problems.model_dump(mode="json", exclude={"file"})
     return text_of([problems, STUDY.prompt.model_dump(), limits, rendered_by, contents])
 

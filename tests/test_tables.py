@@ -125,6 +125,16 @@ def test_golden_leaderboard(tmp_path: Path) -> None:
     build(records, tmp_path / "out")  # one budget, one seed, no greedy, no control
 
 
+def test_a_leaderboard_tells_the_digest_of_problems_that_the_suite_does_not_pin(tmp_path: Path) -> None:
+    records = golden(tmp_path / "records")
+    assert not any("pin" in note for note in leaderboard(Analysis(load(records))).notes)
+    facts = json.loads((records / "study.json").read_text())
+    facts["benchmarks"][0]["content"] = "0123abcd"
+    told = [note for note in leaderboard(Analysis(load(seal(records, facts)))).notes if "pin" in note]
+    title = facts["benchmarks"][0]["title"]
+    assert told == [f"{title}: the suite does not pin these problems; their digest is 0123abcd."]
+
+
 def test_few_seeds_are_preliminary_and_put_nobody_first(tmp_path: Path) -> None:
     """A study of five seeds has its first ranks in bold; with fewer, all that shows a result says what it
     rests on."""

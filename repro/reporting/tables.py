@@ -113,6 +113,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         + " Bold: none of the methods and ablations is significantly better (all pairs, Holm within the "
         "benchmark)." * (not study.preliminary),
         *dagger_note(cells),
+        *_content_notes(study, *(one.benchmark for one in analyses)),
         *_row_notes(study),
     ]
     return table_of(study, "leaderboard", _headline(study), cells, data, notes)
@@ -143,6 +144,16 @@ def _row_notes(study: Study) -> list[str]:
     """What is to be known of a leaderboard's rows, and of all of them together."""
     one = "One training seed: intervals and tests cover problems and samples, not training."
     return [one] * (len(study.seeds) == 1) + [f"{row.title}: {row.note}" for row in study.rows if row.note]
+
+
+def _content_notes(study: Study, *benchmarks: Benchmark) -> list[str]:
+    """By which others can tell whether they have the same problems, where the suite does not see to it."""
+    content = {facts.name: facts.content for facts in study.facts.benchmarks}
+    return [
+        f"{one.title}: the suite does not pin these problems; their digest is {content[one.name]}."
+        for one in benchmarks
+        if content.get(one.name)
+    ]
 
 
 def _spread_notes(analysis: Analysis) -> list[str]:
@@ -208,6 +219,7 @@ def leaderboard(analysis: Analysis) -> Table:
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
+        *_content_notes(study, analysis.benchmark),
         *_spread_notes(analysis),
         *dagger_note(cells),
         *_row_notes(study),

@@ -30,6 +30,15 @@ _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
 _ALL_SAID = re.compile(r"[\s*.,;:!]*+(?:$|(?:because|since|where)\b)", re.I)
 
 
+_THOUGHTS_END = "</think>"
+
+
+def closed(text: str) -> str:
+    """A completion of a model that thinks first. Thoughts that were cut off are closed, so that
+    :func:`extract` finds no answer in them: they pass through the right value now and then."""
+    return text if _THOUGHTS_END in text else text + _THOUGHTS_END
+
+
 def extract(text: str) -> str | None:
     r"""The final answer that a completion states, as written, or None where it states none.
 
@@ -39,7 +48,7 @@ def extract(text: str) -> str | None:
     models write ``####`` headings. There is no fall-back to "the last number": it would accept
     truncated reasoning that happens to pass through the right value.
     """
-    text = text.rpartition("</think>")[2]
+    text = text.rpartition(_THOUGHTS_END)[2]
     answer = _last_box(text)
     if answer is None:
         lines = _HASHES.findall(text)
