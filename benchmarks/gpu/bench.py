@@ -162,9 +162,10 @@ def ledger(bench: Bench) -> None:
     from repro.flops import TRAINING_PASSES, flops, sequence_tally
 
     length = 32 if bench.tiny else 512
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         bench.model, dtype=getattr(torch, bench.dtype), attn_implementation="eager"
-    ).to(bench.device)
+    )
+    model = model.to(bench.device)
     ids = torch.ones(1, length, dtype=torch.long, device=bench.device)
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, use_cache=False).logits.float().sum().backward()
@@ -285,7 +286,8 @@ def bfloat16(bench: Bench) -> None:
     ids = torch.tensor([bench.rows(1, 64 if bench.tiny else 512)[0].responses[0]], device=bench.device)
     found = []
     for dtype in (torch.float32, torch.bfloat16):
-        model = AutoModelForCausalLM.from_pretrained(bench.model, dtype=dtype).to(bench.device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(bench.model, dtype=dtype)
+        model = model.to(bench.device).eval()
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0, :-1].float()
         found.append(logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0])

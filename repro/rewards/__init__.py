@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -60,7 +60,11 @@ def scorer_for(spec: Literal["ladder"] | RewardModel | None) -> ProcessScorer | 
         return PoolingScorer(spec)
     from repro.rewards.transformers import CausalScorer, TokenClassifier, ValueHeadScorer
 
-    kinds = {"causal": CausalScorer, "token_classification": TokenClassifier, "value_head": ValueHeadScorer}
+    kinds: dict[str, Callable[[RewardModel], ProcessScorer]] = {
+        "causal": CausalScorer,
+        "token_classification": TokenClassifier,
+        "value_head": ValueHeadScorer,
+    }
     return kinds[spec.kind](spec)
 
 
