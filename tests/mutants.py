@@ -285,7 +285,7 @@ LAB = [
         "\"hyperparameters\": method.model_dump(mode=\"json\"),": "",
         "f\"-{budget}\" * method.plans": "\"\"",
         "del node.body[0]": "pass",
-        "exclude={\"path\", \"batch_size\"}": "exclude={\"path\"}",
+        "exclude={\"path\", \"batch_size\", \"tensor_parallel\"}": "exclude={\"path\"}",
         "spec.path and _contents(spec.path)": "None",
     }),
     *seen_by("repro/cleaning.py", "tests/test_run.py", {

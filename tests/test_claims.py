@@ -40,10 +40,13 @@ ROWS = (
 
 
 def claim(row: str, over: Any, direction: str = "higher", metric: str = "accuracy", **more: Any) -> Claim:
+    ratio, up = metric == "flop_ratio", direction == "higher"
+    size = (2.0 if up else 0.25) if ratio else (2.0 if up else -2.0)
+    unit = "times" if ratio else "points"
     values = {
         "claim": f"{row} over {over}", "paper": PAPER, "place": "Table 1", "row": row,
         "test": {"metric": metric, "direction": direction, "over": [over] if isinstance(over, str) else over},
-        "published": {"values": [2.0], "unit": "points", "model": "M", "benchmark": "B"},
+        "published": {"values": [size], "unit": unit, "model": "M", "benchmark": "B"},
     }  # fmt: skip
     return Claim.model_validate(values | more)
 
