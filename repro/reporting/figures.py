@@ -345,7 +345,7 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
             look = _look(analysis, row)
             if len(runs) > 1:
                 for run in each:
-                    axes.plot(*_thinned(run.values(), 50), color=look["color"], lw=0.5, alpha=0.35)
+                    axes.plot(*_thinned(run.values()), color=look["color"], lw=0.5, alpha=0.35)
             both = [n for n in (each[0] if each else {}) if all(n in run for run in each)]
             if len(runs) == len(study.seeds) and both:
                 mean = _thinned(np.mean([[run[n] for run in each] for n in both], axis=1))
@@ -371,10 +371,10 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
 # --------------------------------------------------------------------------------------------- helpers
 
 
-def _thinned(points: Iterable[Any], most: int = 200) -> Any:
-    """The coordinates of at most so many points, the last among them: more cannot be told apart."""
+def _thinned(points: Iterable[Any]) -> Any:
+    """The coordinates of at most some 50 points, the last among them: more cannot be told apart."""
     found = np.array(list(points))
-    return found[:: -ceil(len(found) / most)][::-1].T
+    return found[:: -ceil(len(found) / 50)][::-1].T
 
 
 def _canvas(width: float, height: float, panels: int = 0) -> tuple[Figure, Any]:
