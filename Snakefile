@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from repro import identity
+from repro.benchmarks import MODES, task
 from repro.config import NUMBERS, load_study
 from repro.discovery import load_methods
 from repro.errors import UserError
@@ -40,8 +41,8 @@ except UserError as error:
 WORK = f"work/{STUDY.name}"
 RESULTS = f"results/{STUDY.name}"
 TESTS = [f"{WORK}/problems/test/{name}.jsonl" for name in STUDY.evaluation.benchmarks]
-TASK_NAMES = ["suite.py", "_base.yaml", *(f"{name}_*.yaml" for name in STUDY.evaluation.benchmarks)]
-TASKS = sorted(str(path) for name in TASK_NAMES for path in Path("benchmarks/tasks").glob(name))
+TASK_NAMES = {f"{task(name)}_{mode}.yaml" for name in STUDY.evaluation.benchmarks for mode in MODES}
+TASKS = sorted(f"benchmarks/tasks/{name}" for name in {"suite.py", "_base.yaml", *TASK_NAMES})
 ENVIRONMENT = "requirements/conda.yaml"
 HELD = ExitStack()
 
@@ -84,7 +85,8 @@ def problem_settings(wildcards):
     rendered_by = STUDY.base_model.model_dump(mode="json") if STUDY.prompt.chat else None
     read = [STUDY.data_folder() / f"{name}.jsonl" for name in needed(STUDY)]
     read += [STUDY.problems.file] if STUDY.problems.source == "jsonl" else []
-    contents = {path.name: sha256(path) for path in read if path.is_file()}
+    read += [one.file for one in STUDY.evaluation.benchmarks.values() if one.file]
+    contents = {"/".join(path.parts[-2:]): sha256(path) for path in read if path.is_file()}
     problems = STUDY.problems.model_dump(mode="json", exclude={"file"})
     return text_of([problems, STUDY.prompt.model_dump(), limits, rendered_by, contents])
 
@@ -123,8 +125,8 @@ localrules:  # seconds on one core: not worth a place in a cluster's queue
 
 rule all:
     input:
-        f"{RESULTS}/report.html",
-        [] if STUDY is TUNED else f"results/{TUNED.name}/tuning.csv",
+        # Of trials the choices: a report of some hundred rows would say little, and take its time.
+        f"{RESULTS}/report.html" if STUDY is TUNED else f"results/{TUNED.name}/tuning.csv",
         # The committed report alone would satisfy Snakemake: a fresh clone must run the study.
         expand(f"{WORK}/evaluations/{{method}}-{{seed}}.json", method=METHODS, seed=STUDY.seeds),
 
@@ -180,23 +182,23 @@ rule train:
 
 
 rule evaluate:
+    # All seeds of a row in one job: an engine starts once for them.
     input:
-        f"{WORK}/runs/{{method}}-{{seed}}.json",
+        expand(f"{WORK}/runs/{{{{method}}}}-{{seed}}.json", seed=STUDY.seeds),
         TESTS,
         TASKS,
     output:
-        f"{WORK}/evaluations/{{method}}-{{seed}}.parquet",
-        f"{WORK}/evaluations/{{method}}-{{seed}}.json",
+        expand(f"{WORK}/evaluations/{{{{method}}}}-{{seed}}.{{kind}}", seed=STUDY.seeds, kind=["parquet", "json"]),
     params:
         settings=evaluation_settings,
     resources:
         gpu=STUDY.gpus,
     log:
-        f"{WORK}/logs/evaluate-{{method}}-{{seed}}.log",
+        f"{WORK}/logs/evaluate-{{method}}.log",
     conda:
         ENVIRONMENT
     shell:
-        'python -m repro.cli evaluate "$STUDY" --method {wildcards.method} --seed {wildcards.seed} 2> {log}'
+        'python -m repro.cli evaluate "$STUDY" --method {wildcards.method} 2> {log}'
 
 
 rule collect:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-NUMBER = r"-?(?:\d++(?:\.\d++)?+|\.\d++)"
+NUMBER = r"-?(?:\d++(?>(?:\.\d++)?)|\.\d++)"
 SIDE = rf"{NUMBER}(?:\s*[-+*/%]\s*{NUMBER})+"
 EQUATION = re.compile(rf"(?<![\d.])({SIDE})\s*=\s*({NUMBER})(?!\s*[-+*/%]\s*[\d(.])")
 SIGNS = {r"\\times|\\cdot|\u00d7|(?<=[\d\s])x(?=[\d\s])": "*", r"\\div|\u00f7": "/", r"\bmod\b": "%"}

@@ -264,16 +264,25 @@ def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
 
 
 @app.command()
-def evaluate(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
-    """Evaluate the checkpoints of one run on the study's benchmarks with lm-eval."""
+def evaluate(
+    study: StudyFile,
+    method: MethodName,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="One of the study's seeds; default: all.")
+    ] = None,
+) -> None:
+    """Evaluate the checkpoints of a row's runs on the study's benchmarks with lm-eval."""
     config = load_study(study)
     settle(config.numerics)
-    _check_run(config, study, method, seed)
+    seeds = config.seeds if seed is None else [seed]
+    for one in seeds:
+        _check_run(config, study, method, one)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 
         _settle()
-        evaluate_run(config, method, seed, _layout(config))
+        for one in seeds:
+            evaluate_run(config, method, one, _layout(config))
 
 
 @app.command()
@@ -336,7 +345,7 @@ def clean(
 def tables(
     records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
     readme: Annotated[
-        Path | None, typer.Option(help="Put the leaderboard between this file's leaderboard marks too.")
+        Path | None, typer.Option(help="Put headline and leaderboard between its leaderboard marks.")
     ] = None,
 ) -> None:
     """Rebuild tables, figures and report from records, beside their folder. Needs neither torch nor a GPU."""
@@ -344,15 +353,15 @@ def tables(
     from repro.reporting.page import build
 
     build(records, records.parent)
-    leaderboard = (records.parent / "tables" / "leaderboard.md").read_text()
+    summary = (records.parent / "summary.md").read_text()
     if readme is not None:
         begin, end = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
         before, found, rest = read_text(readme, "name a file that has a leaderboard").partition(begin)
         _, closed, after = rest.rpartition(end)
         if not found or not closed:
             raise UserError(f"{readme} has no lines `{begin}` and `{end}`; add them for the leaderboard")
-        write_text(readme, f"{before}{begin}\n\n{leaderboard}\n{end}{after}")
-    typer.echo(leaderboard)
+        write_text(readme, f"{before}{begin}\n\n{summary}\n{end}{after}")
+    typer.echo(summary)
     typer.echo(f"report: {records.parent / 'report.html'}")
 
 

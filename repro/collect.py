@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from repro import __version__, csv_files, files, identity, problems, tuned
-from repro.benchmarks import BENCHMARKS
 from repro.config import Study
 from repro.discovery import load_method
 from repro.errors import UserError
@@ -100,7 +99,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "title": study.title,
         "budgets": study.budgets,
         "seeds": study.seeds,
-        "benchmarks": _benchmarks(study, table),
+        "benchmarks": _benchmarks(study, table, layout),
         "evaluation": facts,
         "target_accuracies": study.target_accuracies,
         "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
@@ -180,22 +179,25 @@ def _samples(path: Path) -> pd.DataFrame:
         ) from None
 
 
-def _benchmarks(study: Study, samples: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each benchmark of the study, in its order: its tiers, and what its score is."""
+def _benchmarks(study: Study, samples: pd.DataFrame, layout: Layout) -> list[dict[str, Any]]:
+    """Each benchmark of the study, in its order: its tiers, what its score is and, where the suite does not
+    pin its problems, the digest of those that it had."""
+    read = files.read_checked(layout.problems / problems.REPORT).get("sources", {})
     found = []
     for name in study.evaluation.benchmarks:
-        how = settings(study, name)
-        macro = BENCHMARKS[name].tiers_alike
+        how, row, source = settings(study, name), study.evaluation.row(name), read.get(f"{name}/test")
+        macro = row.tiers_alike
         tiers = samples.loc[samples["benchmark"] == name, "tier"]
         found.append(
             {
                 "name": name,
-                "title": BENCHMARKS[name].title,
+                "title": row.title,
                 "tiers": sorted(tiers.unique()),
                 "macro": macro,
                 "metric": how.metric + ", mean over tiers" * macro,
                 "samples_per_problem": how.samples,
                 "max_tokens": how.max_tokens,
+                **({"content": source["digest"]} if source and not source["pinned"] else {}),
             }
         )
     return found

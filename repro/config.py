@@ -22,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from repro import benchmarks
+from repro.benchmarks import BENCHMARKS, OWN
+from repro.benchmarks import Benchmark as BenchmarkRow
 from repro.errors import UserError
 from repro.numerics import Numerics
 from repro.objectives import Optimizer
@@ -169,6 +170,7 @@ Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 Stops = Annotated[list[Text], Field(max_length=64)]
 NAME = r"[a-z][a-z0-9_]*"
+UNSET = Field(default=None, exclude_if=lambda value: value is None)  # a key that is nowhere until it is given
 MethodId = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
 RowId = Annotated[MethodId, AfterValidator(_no_keyword)]
 MethodSource = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_named)]
@@ -234,6 +236,7 @@ class Prompt(Section):
     chat: bool = False  # rendered by the base model's chat template
     system: str | None = None  # system message of the chat
     stop: Stops | None = None  # texts that end a completion, instead of the style's
+    thinking: bool | None = UNSET  # the chat template's enable_thinking; true: the answer follows </think>
 
     @model_validator(mode="after")
     def _has_fields(self) -> Prompt:
@@ -243,6 +246,8 @@ class Prompt(Section):
             raise ValueError("hinted must contain {question} and {answer}")
         if self.system is not None and not self.chat:
             raise ValueError("system is a message of a chat; set chat: true, or put it into template")
+        if self.thinking is not None and not self.chat:
+            raise ValueError("thinking is a switch of chat templates; set chat: true, or remove it")
         return self
 
 
@@ -337,12 +342,13 @@ class Training(Section):
 class RewardModel(Section):
     """A process reward model. Steps are the parts of a completion between separators."""
 
-    kind: Literal["token_classification", "causal", "pooling"]  # see repro/rewards
+    kind: Literal["token_classification", "value_head", "causal", "pooling"]  # see repro/rewards
     path: Path | None = None  # a model folder, or
     name: Repository | None = None  # a model of the hub
     revision: Commit | None = None  # with its commit
     separator: Text = "\n\n"
     batch_size: Batch = 8  # completions scored together
+    tensor_parallel: Gpus = Field(default=1, gt=0)  # GPUs that share the model (pooling)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
@@ -355,26 +361,62 @@ class RewardModel(Section):
     def _named_once(self) -> RewardModel:
         if (self.path is None) == (self.name is None) or (self.name is None) != (self.revision is None):
             raise ValueError("name the model by path, or by name and revision")
+        if self.tensor_parallel > 1 and self.kind != "pooling":
+            raise ValueError(
+                f"tensor_parallel is of kind pooling, which vLLM runs; {self.kind} takes one GPU"
+            )
         return self
 
 
-BenchmarkName = Annotated[str, AfterValidator(benchmarks.known)]
+BenchmarkName = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
 
 
 class Benchmark(Section):
-    """What a study does otherwise than its profile, on one benchmark."""
+    """What a study does otherwise than its profile, on one benchmark; and what one of its own is."""
 
     limit: Size | None = Field(default=None, gt=0)  # problems, drawn by problems.seed; default: all
     samples: int | None = Field(default=None, gt=0, le=10_000)  # k of avg@k
+    max_tokens: Tokens | None = UNSET  # of a completion; default: evaluation.max_tokens
+    stop: Stops | None = UNSET  # texts that end a completion; default: those of the prompt
+    file: Path | None = UNSET  # problems of your own, as in docs/problems.md, and with them:
+    title: Title | None = UNSET  # in tables; default: the benchmark's name
+    tiers_alike: bool | None = UNSET  # whether a score is the mean over tiers; default: over problems
+
+    @model_validator(mode="after")
+    def _is_own(self) -> Benchmark:
+        for key in ("title", "tiers_alike"):
+            if getattr(self, key) is not None and self.file is None:
+                raise ValueError(f"{key} is of a benchmark of your own; name its file, or remove {key}")
+        return self
+
+
+def _known(given: dict[str, Benchmark]) -> dict[str, Benchmark]:
+    for name, benchmark in given.items():
+        shipped = name in BENCHMARKS
+        if shipped and benchmark.file is not None:
+            raise ValueError(f"{name} is a benchmark of the suite; give the one of your file another name")
+        if not shipped and benchmark.file is None:
+            known = ", ".join(BENCHMARKS)
+            raise ValueError(f"{name} is unknown; name its file if it is your own; known: {known}")
+    return given
 
 
 class Evaluation(Section):
-    benchmarks: dict[BenchmarkName, Benchmark] = Field(min_length=1)
+    benchmarks: Annotated[
+        dict[BenchmarkName, Benchmark], Field(min_length=1, max_length=100), AfterValidator(_known)
+    ]
     profile: Literal["pocket", "quick", "paper"] = "paper"  # see repro/profiles.py
     max_tokens: Tokens | None = None  # of a completion; default: the profile's
     # Which problems: the benchmarks' own, or those that the study holds out of its training set, asked as the
     # one benchmark's are. Trials of a tuning look at these.
     split: Literal["test", "validation"] = "test"
+
+    def row(self, name: BenchmarkName) -> BenchmarkRow:
+        """A benchmark of the study as the suite's table has it, or as the study says of its own."""
+        own = self.benchmarks[name]
+        if own.file is None:
+            return BENCHMARKS[name]
+        return BenchmarkRow(own.title or name, None, OWN, tiers_alike=bool(own.tiers_alike))
 
 
 class Tuning(Section):

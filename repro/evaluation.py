@@ -26,6 +26,7 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from repro import files, identity, numerics, problems
+from repro.benchmarks import MODES, task
 from repro.config import BenchmarkName, Study
 from repro.errors import UserError
 from repro.flops import Tally, sample_tally
@@ -38,10 +39,10 @@ from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
 from repro.seeds import stream_seed
 from repro.shapes import shape_of
+from repro.verify import closed
 
 Key = tuple[str | None, int | None]  # task and document number, as lm-eval's instances have them
 Log = logging.getLogger("repro.evaluation")
-MODES = ("sampled", "greedy")  # a benchmark has a task of each: <benchmark>_<mode>
 COLUMNS = (
     "benchmark", "mode", "tier", "problem", "sample", "correct", "verdict", "answer", "tokens", "finish",
     "text_hash",
@@ -68,10 +69,12 @@ def evaluate(
     seed: int,
     stop: Sequence[str] = (),
     window: int = 0,
+    thinking: bool = False,
     tasks_dir: Path = TASKS,
 ) -> Evaluation:
     """Evaluate the model that ``sampler`` has loaded on ``<benchmark>.jsonl`` in the folder ``problems``.
-    A completion ends at one of the texts ``stop``, too. ``window`` is the model's.
+    A completion ends at one of the texts ``stop``, too. ``window`` is the model's. A model that is
+    ``thinking`` states no answer before it has thought.
 
     The seed of a completion depends on ``seed``, its prompt and its number alone: all models that are
     compared meet the same random numbers. Raises :class:`UserError` for an unknown task, and problems that
@@ -79,10 +82,12 @@ def evaluate(
     """
     from lm_eval.tasks import TaskManager  # brings in `datasets`, which takes seconds
 
-    names = {mode: f"{benchmark}_{mode}" for mode in MODES}
+    names = {mode: f"{task(benchmark)}_{mode}" for mode in MODES}
     with _quiet():
         manager = TaskManager(
-            include_path=tasks_dir, include_defaults=False, metadata={"problems": str(problems)}
+            include_path=tasks_dir,
+            include_defaults=False,
+            metadata={"problems": str(problems), "benchmark": benchmark},
         )
         for name in names.values():
             if name not in manager.all_subtasks:
@@ -95,7 +100,7 @@ def evaluate(
         loaded[name].set_config("generation_kwargs", asked, update=True)
         loaded[name].set_config("repeats", how.samples if mode == "sampled" else 1)
 
-    model = SamplerModel(sampler, seed)
+    model = SamplerModel(sampler, seed, thinking)
     with _quiet():
         results = lm_eval.evaluate(model, {"tasks": loaded}, bootstrap_iters=0, log_samples=True)
     samples = pd.DataFrame(
@@ -192,7 +197,6 @@ def _parts(
     study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path, window: int
 ) -> list[Path]:
     """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
-    stop = stops(study.prompt)
     names = identity.part_names(study, layout, files.fingerprint(model), seed)
     parts: dict[BenchmarkName, Path] = {name: folder / part for name, part in names.items()}
     missing = {name: part for name, part in parts.items() if not files.sealed(part)}
@@ -202,8 +206,9 @@ def _parts(
         with files.building(part) as building:
             started = perf_counter()
             found = evaluate(
-                sampler, layout.test(name).parent, name, settings(study, name), seed=seed, stop=stop,
-                window=window,
+                sampler, layout.test(name).parent, name, settings(study, name), seed=seed,
+                stop=stops(study.prompt, study.evaluation.benchmarks[name]), window=window,
+                thinking=bool(study.prompt.thinking),
             )  # fmt: skip
             found.samples.to_parquet(building / "samples.parquet", index=False)
             facts = {"tally": found.tally.to_json(), "tasks": found.task_versions, "device": device()}
@@ -212,13 +217,15 @@ def _parts(
 
 
 class SamplerModel(LM):
-    """A :class:`Sampler` as lm-eval sees a model. Keeps what it sampled, by task and document number."""
+    """A :class:`Sampler` as lm-eval sees a model. Keeps what it sampled, by task and document number.
+    Thoughts of one that is ``thinking`` are closed."""
 
-    def __init__(self, sampler: Sampler, seed: int) -> None:
+    def __init__(self, sampler: Sampler, seed: int, thinking: bool = False) -> None:
         super().__init__()
         self.sampled: dict[Key, Sampled] = {}
         self._sampler = sampler
         self._seed = seed
+        self._thinking = thinking
         self._stderr = sys.stderr
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -235,7 +242,8 @@ class SamplerModel(LM):
                 done = self._sampler.sample(list(batch.values()), params, bar.update)
                 self.sampled |= zip(batch, done, strict=True)
         samples = {key: iter(self.sampled[key].samples) for key in repeats}
-        return [next(samples[key]).text for key in keys]
+        texts = [next(samples[key]).text for key in keys]
+        return [closed(text) for text in texts] if self._thinking else texts
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         raise UserError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import files, profiles
+from repro.benchmarks import MODES, task
 from repro.config import (
     NUMBERS,
     BenchmarkName,
@@ -62,6 +63,7 @@ def settings(study: Study, method: Method, name: str) -> dict[str, Any]:
         "sampling": study.sampling.numbers(),
         "stops": stops(study.prompt),
         "training": study.training.numbers(),
+        **({"thinking": True} if study.prompt.thinking else {}),  # what is scored is another part
     }
 
 
@@ -81,12 +83,15 @@ def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[Be
     """Of an evaluation's parts, one a benchmark: what a checkpoint with the fingerprint ``weights`` does on
     it depends on problems, task files, settings, seed and engine."""
     names = {}
-    sampling = study.sampling.numbers(), stops(study.prompt), engine(study), study.numerics
-    for name in study.evaluation.benchmarks:
-        read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *TASKS.glob(f"{name}_*.yaml")]
+    thinking = ["thinking"] if study.prompt.thinking else []
+    for name, benchmark in study.evaluation.benchmarks.items():
+        tasks = [TASKS / f"{task(name)}_{mode}.yaml" for mode in MODES]
+        read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *tasks]
         key = files.digest(
             NUMBERS, VERIFIER, weights, {path.name: files.sha256(path) for path in read}, seed,
-            asdict(profiles.settings(study, name)), *sampling,
+            asdict(profiles.settings(study, name)),
+            study.sampling.numbers(), stops(study.prompt, benchmark), engine(study), study.numerics,
+            *thinking,
         )  # fmt: skip
         names[name] = f"{name}-{key}"
     return names
@@ -154,7 +159,9 @@ def rewards(study: Study) -> Any:
     spec = study.process_rewards
     if not isinstance(spec, RewardModel):
         return spec
-    return spec.model_dump(mode="json", exclude={"path", "batch_size"}), spec.path and _contents(spec.path)
+    return spec.model_dump(
+        mode="json", exclude={"path", "batch_size", "tensor_parallel"}
+    ), spec.path and _contents(spec.path)
 
 
 @cache  # gigabytes

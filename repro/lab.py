@@ -61,7 +61,7 @@ from repro.seeds import generator, stream_seed
 from repro.shapes import shape_of
 from repro.training import Row, Trainer, encode, newest_state
 from repro.training.batches import batches
-from repro.verify import Verifier
+from repro.verify import Verifier, closed
 
 Data = Sequence[Example] | Sequence[Pair]
 Log = logging.getLogger("repro.run")
@@ -93,6 +93,7 @@ class Engines:
     chunk: int  # completions per journal entry, sampled or scored
     max_length: int
     stop: tuple[str, ...] = ()  # texts that end a completion
+    thinking: bool = False  # whether completions begin with thoughts, which state no answer
     lora_rank: int = 0  # of the adapters that the trainer trains; 0: it trains all weights
     keep_moments: bool = True  # of a finished run, so that a higher budget goes on without training anew
 
@@ -340,6 +341,8 @@ class Lab:
             with self._meter.clock(account):
                 drawn = self._engines.sampler.sample([request for _, request in chunk], params)
         texts = [sample.text for sampled in drawn for sample in sampled.samples]
+        if self._engines.thinking:
+            texts = [closed(text) for text in texts]
         answers = [self._set.golds[problem.id].answer for problem, request in chunk for _ in request.seeds]
         with self._engine("verification"), self._meter.clock("verify"):
             verdicts = iter(self._engines.verifier.verify(texts, answers))

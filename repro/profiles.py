@@ -19,7 +19,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from repro.benchmarks import BENCHMARKS
 from repro.config import BenchmarkName, Study
 
 
@@ -57,21 +56,26 @@ _PROFILES = {
 
 def settings(study: Study, benchmark: BenchmarkName) -> Settings:
     """The profile's settings of a benchmark, with what its row and then the study say otherwise."""
-    name, row = study.evaluation.profile, BENCHMARKS[benchmark]
+    name, row = study.evaluation.profile, study.evaluation.row(benchmark)
     profile = _PROFILES[name]
-    samples = study.evaluation.benchmarks[benchmark].samples
+    own = study.evaluation.benchmarks[benchmark]
     length = row.max_tokens.get(name, profile.max_tokens)
     return Settings(
-        samples or row.samples.get(name, profile.samples),
+        own.samples or row.samples.get(name, profile.samples),
         profile.temperature,
         profile.top_p,
-        study.evaluation.max_tokens or length or study.sampling.max_tokens,
+        own.max_tokens or study.evaluation.max_tokens or length or study.sampling.max_tokens,
     )
 
 
 def asked(study: Study) -> dict[str, dict[str, Any]]:
-    """The settings of all benchmarks of a study, with how many problems of each it takes."""
+    """The settings of all benchmarks of a study, with how many problems of each it takes and, where it says
+    so, what ends a completion."""
     return {
-        name: {**asdict(settings(study, name)), "limit": benchmark.limit}
+        name: {
+            **asdict(settings(study, name)),
+            "limit": benchmark.limit,
+            **({} if benchmark.stop is None else {"stop": benchmark.stop}),
+        }
         for name, benchmark in study.evaluation.benchmarks.items()
     }

@@ -117,6 +117,7 @@ def engines(study: Study, verifier: Verifier) -> Engines:
         chunk=study.sampling.chunk,
         max_length=study.training.max_length,
         stop=stops(study.prompt),
+        thinking=bool(study.prompt.thinking),
         lora_rank=study.training.lora.rank if study.training.lora else 0,
         keep_moments=study.training.keep_moments,
     )

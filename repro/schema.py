@@ -121,6 +121,7 @@ class BenchmarkFacts(_Facts):
     metric: str
     samples_per_problem: int = Field(ge=1)
     max_tokens: int
+    content: str | None = None  # digest of its problems, where the suite pins none
 
 
 class EvaluationFacts(_Facts):

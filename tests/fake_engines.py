@@ -243,5 +243,6 @@ def make(
     engines = Engines(
         world, world, world, scorer, corpus, max_tokens=8, chunk=chunk, max_length=64,
         lora_rank=how.pop("lora_rank", 0), keep_moments=how.pop("keep_moments", True),
+        thinking=how.pop("thinking", False),
     )  # type: ignore[arg-type]  # fmt: skip
     return Lab(name, folder, base, PROBLEM_SET, budgets or [PLENTY], engines, **how)

@@ -285,7 +285,7 @@ LAB = [
         "\"hyperparameters\": method.model_dump(mode=\"json\"),": "",
         "f\"-{budget}\" * method.plans": "\"\"",
         "del node.body[0]": "pass",
-        "exclude={\"path\", \"batch_size\"}": "exclude={\"path\"}",
+        "exclude={\"path\", \"batch_size\", \"tensor_parallel\"}": "exclude={\"path\"}",
         "spec.path and _contents(spec.path)": "None",
     }),
     *seen_by("repro/cleaning.py", "tests/test_run.py", {
@@ -311,8 +311,8 @@ RECORDING = [
         "tally += Tally.from_json(found[\"tally\"])": "tally = Tally.from_json(found[\"tally\"])",
     }),
     *seen_by("repro/identity.py", EVALUATION, {
-        "study.sampling.numbers(), stops(study.prompt), engine(study)":
-            "study.sampling.model_dump(), stops(study.prompt), engine(study)",
+        "study.sampling.numbers(), stops(study.prompt, benchmark)":
+            "study.sampling.model_dump(), stops(study.prompt, benchmark)",
         "layout.test(name), TASKS / \"suite.py\"": "TASKS / \"suite.py\"",
     }),
     *seen_by("repro/collect.py", EVALUATION, {
@@ -529,7 +529,7 @@ REPRODUCTION = [
 
 VERIFIER = [
     *seen_by("repro/verify/answers.py", "tests/test_verify_answers.py", {
-        'text = text.rpartition("</think>")[2]': "text = text.strip()",
+        'text = text.rpartition(_THOUGHTS_END)[2]': "text = text.strip()",
         "answer = lines[-1] if lines": "answer = lines[0] if lines",
         "and start > start_of_last and": "and",
         "return content if _ALL_SAID.match(sentence) else content + sentence": "return content",
@@ -622,9 +622,61 @@ CLAIMS = [
     }),
 ]  # fmt: skip
 
+OWN = "tests/test_benchmarks.py::test_"
+SWITCHES = "tests/test_evaluation.py::test_"
+READERS = "tests/test_problems.py::test_"
+BENCHMARKS = [
+    *seen_by("repro/identity.py", f"{OWN}a_benchmark_is_told_by_its_own_task_files_alone", {
+        'tasks = [TASKS / f"{task(name)}_{mode}.yaml" for mode in MODES]':
+            'tasks = [*TASKS.glob(f"{task(name)}_*.yaml")]',
+    }),
+    *seen_by("repro/identity.py", f"{SWITCHES}thinking_is_part_of_what_runs_and_evaluations_are", {
+        '**({"thinking": True} if study.prompt.thinking else {}),': "",
+        'thinking = ["thinking"] if study.prompt.thinking else []': "thinking = []",
+    }),
+    *seen_by("repro/identity.py", f"{SWITCHES}stops_and_lengths_may_differ_by_benchmark", {
+        "stops(study.prompt, benchmark)": "stops(study.prompt)",
+    }),
+    *seen_by("repro/evaluation.py", f"{SWITCHES}stops_and_lengths_may_differ_by_benchmark", {
+        "stops(study.prompt, study.evaluation.benchmarks[name])": "stops(study.prompt)",
+    }),
+    *seen_by("repro/profiles.py", f"{SWITCHES}stops_and_lengths_may_differ_by_benchmark", {
+        "own.max_tokens or ": "",
+    }),
+    *seen_by("repro/evaluation.py", f"{SWITCHES}thoughts_state_no_answer", {
+        "[closed(text) for text in texts] if self._thinking else texts": "texts",
+    }),
+    *seen_by("repro/lab.py", "tests/test_lab.py::test_thoughts_that_were_cut_off_state_no_answer", {
+        "texts = [closed(text) for text in texts]": "pass",
+    }),
+    *seen_by("repro/evaluation.py", f"{OWN}a_file_of_a_study_is_a_benchmark", {
+        '"benchmark": benchmark}': "}",
+    }),
+    *seen_by("repro/problems/__init__.py", f"{OWN}a_file_of_a_study_is_a_benchmark", {
+        '"digest": sources.digest(rows), "pinned": False}': '"digest": sources.digest(rows), "pinned": True}',
+    }),
+    *seen_by("repro/problems/__init__.py", f"{OWN}a_study_of_the_ladder_may_bring_a_benchmark", {
+        '_refuse_repeated(rows["train"], tests)': "pass",
+    }),
+    *seen_by("repro/collect.py", f"{SWITCHES}records_of_a_benchmark_of_the_study_s_own", {
+        'if source and not source["pinned"] else {}': "if source else {}",
+    }),
+    *seen_by("repro/problems/sources.py", f"{READERS}rows_made_from_gsm8k_as_their_data_sets_have_them", {
+        'if answer == "None":': "if False:",
+    }),
+    *seen_by("repro/problems/sources.py", f"{READERS}rows_of_competitions_as_their_data_sets_have_them", {
+        'text.replace("$", "")': "text",
+        'row.text("context") + "\\n" if row.values.get("context") else ""': '""',
+        '[eE]\\+?(-?': '[e]\\+?(-?',
+    }),
+    *seen_by("repro/planning/plan.py", f"{OWN}a_file_of_a_study_is_a_benchmark", {
+        "total = len(asked) or OWN_ROWS": "total = OWN_ROWS",
+    }),
+]  # fmt: skip
+
 MUTANTS = [
     *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *TUNING, *REPRODUCTION, *VERIFIER,
-    *MONITORS, *CLAIMS,
+    *MONITORS, *CLAIMS, *BENCHMARKS,
 ]  # fmt: skip
 
 

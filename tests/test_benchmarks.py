@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from repro import benchmarks, problems, profiles
+from repro import benchmarks, identity, problems, profiles
 from repro.benchmarks import BENCHMARKS
-from repro.config import load_study
+from repro.config import Evaluation, load_study
 from repro.errors import UserError
 from repro.evaluation import TASKS, evaluate
 from repro.layout import Layout
@@ -66,24 +66,25 @@ def test_adding_a_benchmark_as_contributing_says(tmp_path: Path, monkeypatch: py
     }  # fmt: skip
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study))
-    with pytest.raises(UserError, match=r"unknown benchmark; known: ladder, gsm8k, .*amc23"):
+    with pytest.raises(UserError, match=r"sums is unknown; name its file .*known: ladder, gsm8k, .*amc23"):
         load_study(file)
 
     # 1. A row of the table.
     (row,) = eval("{" + told["repro/benchmarks.py"] + "}", vars(benchmarks)).items()
     monkeypatch.setitem(BENCHMARKS, *row)
-    # 2. A source, first without its digest, which doctor then tells.
+    # 2. A source, first not pinned: doctor tells the digest.
     reader, entry = told["repro/problems/sources.py"].split("\n\n", 1)
     namespace = dict(vars(sources))
     exec(reader, namespace)
     (item,) = eval("{" + entry + "}", namespace).items()
     assert item[0] == f"{row[0]}/test"
     monkeypatch.setitem(SOURCES, *item)
-    (finding,) = [found for found in diagnose(file, tmp_path) if found.check == "data" and not found.ok]
-    (digest,) = re.findall(r"digest (\w+), not \)", finding.text)
-    (item,) = eval("{" + entry.replace('""', f'"{digest}"') + "}", namespace).items()
+    (told_digest, _) = [found for found in diagnose(file, tmp_path) if found.check == "data"]
+    (digest,) = re.findall(r"pins no content of sums/test; the digest (\w+) of", told_digest.text)
+    (item,) = eval("{" + entry.replace("None", f'"{digest}"') + "}", namespace).items()
     monkeypatch.setitem(SOURCES, *item)
-    assert not [found for found in diagnose(file, tmp_path) if found.check == "data" and not found.ok]
+    pinned, _ = [found for found in diagnose(file, tmp_path) if found.check == "data"]
+    assert pinned.ok and pinned.text.endswith("sums/test.jsonl: 3 problems")
     # 3. Two tasks.
     tasks = tmp_path / "tasks"
     tasks.mkdir()
@@ -111,3 +112,147 @@ def test_every_benchmark_has_all_that_makes_one() -> None:
         assert (f"{name}/test" in SOURCES) == (row.rows is not None)
         assert (f"{name}/train" in SOURCES) == (row.train is not None)
         assert all((TASKS / f"{name}_{mode}.yaml").is_file() for mode in ("sampled", "greedy"))
+
+
+# --- a benchmark that a study brings ----------------------------------------------------------------------
+
+
+def asked(number: int) -> str:
+    """A question that is like no other."""
+    return f"What is {number} + {number}?" + "".join(f" {word * number}" for word in "abcdefghi")
+
+
+def own_study(folder: Path, lines: Sequence[Any], own: Any = None, **changes: Any) -> Path:
+    """A study file whose benchmark ``mine`` has these lines; training asks for 2 + 2 to 4 + 4."""
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / "mine.jsonl").write_text(text)
+    rows = [{"question": asked(n), "answer": str(2 * n)} for n in (2, 3, 4)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "config.json").write_text(json.dumps(MODEL))
+    mine = {"file": str(folder / "mine.jsonl"), **(own or {})}
+    study = {
+        "name": "tiny", "title": "Tiny", "seeds": [0], "budgets": [10**7], "methods": ["control_base"],
+        "problems": {"source": "jsonl", "file": str(folder / "train.jsonl")},
+        "base_model": {"source": "folder", "path": str(folder / "model")}, "sampling": {"max_tokens": 8},
+        "evaluation": {"benchmarks": {"mine": mine}}, **changes,
+    }  # fmt: skip
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+MINE = [
+    {"question": asked(1), "answer": "2"},
+    {
+        "question": asked(2),
+        "answer": "4",
+        "id": "two",
+        "tier": "hard",
+        "knowledge": ["sums"],
+        "solution": "4",
+    },
+]
+
+
+def test_a_file_of_a_study_is_a_benchmark(tmp_path: Path) -> None:
+    settings = {"title": "My sums", "samples": 3, "max_tokens": 16, "tiers_alike": True}
+    file = own_study(tmp_path, MINE, settings)
+    study, layout = load_study(file), Layout(tmp_path, "tiny")
+    row, how = study.evaluation.row("mine"), profiles.settings(study, "mine")
+    assert (row.title, row.tiers_alike, how.samples, how.max_tokens) == ("My sums", True, 3, 16)
+
+    (priced,) = plan.make(study, layout, file).benchmarks
+    tokens = sum(len(row["question"]) for row in MINE) / 2 / plan.CHARACTERS
+    assert (priced.name, priced.problems, priced.prompt) == ("mine", 2, round(tokens))
+    data = [found for found in diagnose(file, tmp_path) if found.check == "data"]
+    assert data[0].ok and data[0].text == f"{tmp_path / 'mine.jsonl'}: 2 problems of the study's own mine"
+
+    problems.prepare(study, layout.problems)
+    report = json.loads((layout.problems / problems.REPORT).read_text())
+    rows = sources.load_jsonl(tmp_path / "mine.jsonl")
+    digest = sources.digest(rows)
+    assert report["sources"]["mine/test"] == {"problems": 2, "digest": digest, "pinned": False}
+    # What it asks is not trained on.
+    assert report["near_duplicates"]["train-00001"]["problem"] == "two"
+    assert {one.id for one in problems.read(layout.problems / "train.jsonl").problems} == {
+        "train-00002", "train-00003"
+    }  # fmt: skip
+
+    found = evaluate(Right(), layout.test("mine").parent, "mine", how, seed=0)  # type: ignore[arg-type]
+    assert found.samples["correct"].all() and set(found.samples["benchmark"]) == {"mine"}
+    assert found.samples.groupby("mode").size().to_dict() == {"sampled": 6, "greedy": 2}
+    assert set(found.samples["tier"]) == {"all", "hard"}
+    assert found.task_versions == {"own_sampled": 1.0, "own_greedy": 1.0}
+
+
+def test_the_content_of_a_study_s_benchmark_is_part_of_what_an_evaluation_is(tmp_path: Path) -> None:
+    names = []
+    for answer in ("2", "2", "3"):
+        study = load_study(own_study(tmp_path, [{**MINE[0], "answer": answer}]))
+        layout = Layout(tmp_path, "tiny")
+        problems.prepare(study, layout.problems)
+        names.append(identity.part_names(study, layout, "weights", 0)["mine"])
+    assert names[0] == names[1] != names[2] and names[0].startswith("mine-")
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ([MINE[0], "{"], r"mine\.jsonl, line 2: not JSON"),
+        ([MINE[0], {"question": "a?", "answer": 5}], r"mine\.jsonl, line 2: field `answer` is missing"),
+        ([{**MINE[0], "level": "1"}], r"mine\.jsonl, line 1: field `level` is unknown \(known"),
+        ([MINE[1], MINE[1]], r"mine\.jsonl: two rows have the id two; remove one of them"),
+        ([], r"mine\.jsonl has no problems; a benchmark needs one or more"),
+        ([{**MINE[1], "answer": r"\frac{"}], r"of two in .*mine\.jsonl cannot be read .* its line"),
+    ],
+)
+def test_a_malformed_benchmark_of_a_study_is_named(tmp_path: Path, lines: list[Any], complaint: str) -> None:
+    study = load_study(own_study(tmp_path, lines))
+    with pytest.raises(UserError, match=complaint):
+        problems.prepare(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_benchmark_of_a_study_is_named(tmp_path: Path) -> None:
+    file = own_study(tmp_path, MINE)
+    (tmp_path / "mine.jsonl").unlink()
+    complaint = r"mine\.jsonl does not exist; name .* problems in evaluation\.benchmarks\.mine\.file"
+    with pytest.raises(UserError, match=complaint):
+        problems.prepare(load_study(file), tmp_path / "out")
+    (finding,) = [found for found in diagnose(file, tmp_path) if found.check == "data"]
+    assert not finding.ok and re.search(complaint, finding.text)
+    (priced,) = plan.make(load_study(file), Layout(tmp_path, "tiny"), file).benchmarks
+    assert priced.problems == plan.OWN_ROWS
+
+
+def test_a_study_of_the_ladder_may_bring_a_benchmark(tmp_path: Path) -> None:
+    spec = {"source": "ladder", "train": 8, "test": 4}
+    shipped = {"ladder": {}, "mine": {"file": str(tmp_path / "mine.jsonl")}}
+    study = load_study(own_study(tmp_path, MINE, problems=spec, evaluation={"benchmarks": shipped}))
+    drawn = problems.draw(study)
+    assert {name: len(rows) for name, rows in drawn.tests.items()} == {"ladder": 4, "mine": 2}
+    assert set(drawn.report["sources"]) == {"mine/test"}
+    asks_it = {"question": f"{drawn.train[3][0].question} ", "answer": "1"}
+    own_study(tmp_path, [*MINE, asks_it], problems=spec, evaluation={"benchmarks": shipped})
+    with pytest.raises(UserError, match=r"mine-00003 of the benchmark mine is the training problem ladder"):
+        problems.draw(study)
+
+
+def test_a_benchmark_is_told_by_its_own_task_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though others' names begin with its name."""
+    tasks = shutil.copytree(TASKS, tmp_path / "tasks")
+    monkeypatch.setattr(identity, "TASKS", tasks)
+    study, layout = load_study(own_study(tmp_path, MINE)), Layout(tmp_path, "tiny")
+    both = {"gsm_symbolic": {}, "gsm_symbolic_p1": {}}
+    study = study.model_copy(update={"evaluation": Evaluation.model_validate({"benchmarks": both})})
+    layout.test("any").parent.mkdir(parents=True)
+    for name in both:
+        layout.test(name).write_text("{}")
+    before = identity.part_names(study, layout, "weights", 0)
+    with open(tasks / "gsm_symbolic_p1_greedy.yaml", "a") as file:
+        file.write("# changed\n")
+    after = identity.part_names(study, layout, "weights", 0)
+    assert [before[name] == after[name] for name in both] == [True, False]

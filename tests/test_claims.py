@@ -40,10 +40,13 @@ ROWS = (
 
 
 def claim(row: str, over: Any, direction: str = "higher", metric: str = "accuracy", **more: Any) -> Claim:
+    ratio, up = metric == "flop_ratio", direction == "higher"
+    size = (2.0 if up else 0.25) if ratio else (2.0 if up else -2.0)
+    unit = "times" if ratio else "points"
     values = {
         "claim": f"{row} over {over}", "paper": PAPER, "place": "Table 1", "row": row,
         "test": {"metric": metric, "direction": direction, "over": [over] if isinstance(over, str) else over},
-        "published": {"values": [2.0], "unit": "points", "model": "M", "benchmark": "B"},
+        "published": {"values": [size], "unit": unit, "model": "M", "benchmark": "B"},
     }  # fmt: skip
     return Claim.model_validate(values | more)
 
@@ -367,6 +370,11 @@ GOOD: dict[str, Any] = {
         ({"published": GOOD["published"] | {"values": [2.0, 1.0]}}, "`values` are the least and the most"),
         ({"published": GOOD["published"] | {"values": []}}, "it: `published.values`: "),
         ({"published": GOOD["published"] | {"unit": "percent"}}, "it: `published.unit`: "),
+        ({"published": GOOD["published"] | {"unit": "times"}}, "values of accuracy are in points"),
+        ({"published": GOOD["published"] | {"values": [-2.0, 0.0]}}, "no published value is higher than 0"),
+        ({"test": GOOD["test"] | {"direction": "lower"}}, "no published value is lower than 0"),
+        ({"test": GOOD["test"] | {"over": ["b", "b"]}}, "a row is compared with others, each once"),
+        ({"test": GOOD["test"] | {"over": [GOOD["row"]]}}, "a row is compared with others, each once"),
     ],
 )
 def test_malformed_claims_give_one_sentence(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:

@@ -32,10 +32,12 @@ from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
 from repro.files import fingerprint, read_checked, read_json, seal, sha256, write_checked
 from repro.flops import sample_tally
-from repro.identity import run_key
+from repro.identity import part_names, run_key
+from repro.identity import settings as run_settings
 from repro.layout import Layout
 from repro.ledger import Entry
-from repro.problems import read
+from repro.problems import read, sources
+from repro.problems.sources import SOURCES
 from repro.profiles import Settings, settings
 from repro.records import Verdict
 from repro.reporting.results import load
@@ -165,7 +167,8 @@ def test_every_benchmark_has_its_tasks(tmp_path: Path, name: str) -> None:
 
 def test_task_files_and_benchmarks_are_the_same() -> None:
     tasks = {f"{name}_{mode}.yaml" for name in BENCHMARKS for mode in ("sampled", "greedy")}
-    assert {path.name for path in TASKS.glob("*.yaml")} == tasks | {"_base.yaml"}
+    own = {"own_sampled.yaml", "own_greedy.yaml"}  # of benchmarks that studies bring
+    assert {path.name for path in TASKS.glob("*.yaml")} == tasks | own | {"_base.yaml"}
 
 
 def metrics(*found: tuple[str, str]) -> dict[str, float]:
@@ -247,6 +250,11 @@ def real_rows(benchmark: str) -> list[tuple[str, str | None]]:
     if "REPRO_DATA_DIR" not in os.environ:
         pytest.skip("needs the benchmarks' files: set REPRO_DATA_DIR to their folder")
     path = Path(os.environ["REPRO_DATA_DIR"]) / benchmark / "test.jsonl"
+    if SOURCES[f"{benchmark}/test"].digest is None:
+        if not path.is_file():
+            pytest.skip(f"{path} is not there, and its content is not pinned")
+        read_rows = sources.load(path.parent.parent, f"{benchmark}/test")
+        return [(gold.answer, None) for _, gold in read_rows[:: len(read_rows) // 200 or 1]]
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     if benchmark == "gsm8k":
         return [(r["answer"].rpartition("####")[2].strip(), r["answer"]) for r in rows[::8]]
@@ -392,8 +400,13 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
 
 def test_impossible_tasks_are_refused(tmp_path: Path) -> None:
     problems, sampler = write(tmp_path, [row(1)], "own"), Scripted(lambda *_: "")
-    with pytest.raises(UserError, match=r"no task own_sampled in .*known tasks: .*ladder_greedy"):
-        run(problems, sampler, "own")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"no task ladder_sampled in .*other; known tasks: none"):
+        run(problems, sampler, tasks_dir=tmp_path / "other")
+    shutil.copy(TASKS / "ladder_greedy.yaml", tmp_path / "other")
+    shutil.copy(TASKS / "_base.yaml", tmp_path / "other")
+    with pytest.raises(UserError, match=r"no task ladder_sampled in .*known tasks: ladder_greedy"):
+        run(problems, sampler, tasks_dir=tmp_path / "other")
 
     def tasks(settings: str, **more: str) -> Path:
         for mode in ("sampled", "greedy"):
@@ -462,10 +475,10 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
     return layout
 
 
-def write_report(layout: Layout, prompt: dict[str, str]) -> None:
+def write_report(layout: Layout, prompt: dict[str, str], **more: Any) -> None:
     written = [path.relative_to(layout.problems) for path in layout.problems.rglob("*.jsonl")]
     hashes = {str(path.with_suffix("")): sha256(layout.problems / path) for path in written}
-    write_checked(layout.problems / "report.json", {"prompt": prompt, "files": hashes})
+    write_checked(layout.problems / "report.json", {"prompt": prompt, "files": hashes, **more})
 
 
 def write_manifest(layout: Layout, study: Study, name: str, rows: list[dict[str, Any]]) -> None:
@@ -696,6 +709,76 @@ def test_records_name_benchmarks_prompt_engine_and_tasks(
     assert not np.isnan(study_read.benchmarks[0].majority).any()
 
 
+def test_records_of_a_benchmark_of_the_study_s_own(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    own = {"file": tmp_path / "mine.jsonl", "title": "My sums", "samples": 3, "tiers_alike": True}
+    study = made_study(benchmarks={"gsm8k": {}, "mine": own})
+    layout = made_run(tmp_path, study, model)
+    write(layout.test("mine").parent, [row(n) for n in range(4)], "mine")
+    read_from = {"gsm8k/test": {"digest": "1", "pinned": True}, "mine/test": {"digest": "2", "pinned": False}}
+    write_report(layout, {"style": "plain", "digest": "abc"}, sources=read_from)
+    evaluate_run(study, "star", 3, layout)
+    gsm8k, mine = collected(layout, study, "star")["benchmarks"]
+    assert (mine["name"], mine["title"], mine["macro"], mine["content"]) == ("mine", "My sums", True, "2")
+    assert mine["metric"].startswith("avg@3,") and mine["metric"].endswith("mean over tiers")
+    assert "content" not in gsm8k
+    study_read = load(layout.results / "records")
+    assert [(one.name, one.title, one.k) for one in study_read.benchmarks][1] == ("mine", "My sums", 3)
+
+
+def test_stops_and_lengths_may_differ_by_benchmark(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    benchmarks = {"gsm8k": {"max_tokens": 11, "stop": ["\n\n"]}, "aime24": {"samples": 2}}
+    study = made_study(max_tokens=5, benchmarks=benchmarks)
+    study = study.model_copy(update={"prompt": study.prompt.model_copy(update={"stop": ["Q:"]})})
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    told = {len(requests): (params.max_tokens, params.stop) for params, requests in engine.calls}
+    assert told == {5: (11, ("\n\n",)), 2: (5, ("Q:",))}  # five problems of gsm8k, two of aime24
+    asked = read_json(layout.samples("star", 3).with_suffix(".json"))["settings"]
+    assert asked["gsm8k"]["stop"] == ["\n\n"] and "stop" not in asked["aime24"]
+    names = []
+    for own in ({"max_tokens": 11, "stop": ["\n\n"]}, {"max_tokens": 11}, {"stop": ["\n\n"]}):
+        changed = made_study(max_tokens=5, benchmarks=benchmarks | {"gsm8k": own}).evaluation
+        names.append(part_names(study.model_copy(update={"evaluation": changed}), layout, "weights", 3))
+    assert len({one["gsm8k"] for one in names}) == 3 and len({one["aime24"] for one in names}) == 1
+
+
+# ------------------------------------------------------------------------------------------ thinking
+
+
+def thinking(study: Study, switch: bool | None) -> Study:
+    prompt = study.prompt.model_copy(update={"chat": True, "thinking": switch})
+    return study.model_copy(update={"prompt": prompt})
+
+
+def test_thoughts_state_no_answer(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    """Not even the right one, where the length limit came before the answer."""
+    said = [
+        r"it is \boxed{@} ...", r"\boxed{9} no </think> \boxed{@}", r"\boxed{@} </think> so", "#### @ ...",
+    ]  # fmt: skip
+    engine.say = lambda prompt, i: said[i].replace("@", str(number_of(prompt)))
+    found = {}
+    for switch in (True, None):
+        study = thinking(made_study(benchmarks={"gsm8k": {}, "aime24": {"samples": 4}}), switch)
+        layout = made_run(tmp_path / str(switch), study, model)
+        evaluate_run(study, "star", 3, layout)
+        samples = pd.read_parquet(layout.samples("star", 3)).query("mode == 'sampled'")
+        found[switch] = samples.groupby("sample")["verdict"].unique().map(list).to_dict()
+        assert (samples.groupby("problem")["text_hash"].nunique() == 4).all()
+    none, right = ["unparsable"], ["correct"]
+    assert [found[True][i] for i in range(4)] == [none, right, none, none]
+    assert [found[None][i] for i in range(4)] == [right, right, none, right]
+
+
+def test_thinking_is_part_of_what_runs_and_evaluations_are(tmp_path: Path, model: Path) -> None:
+    """Also where its chat template does not show it. Others are what they were before the switch was."""
+    study = made_study()
+    layout, method = made_run(tmp_path, study, model), load_method(study, "star")
+    studies = [thinking(study, switch) for switch in (None, False, True)]
+    runs = [run_settings(one, method, "star") for one in studies]
+    parts = [part_names(one, layout, "weights", 3)["gsm8k"] for one in studies]
+    assert runs[0] == runs[1] != runs[2] and parts[0] == parts[1] != parts[2]
+
+
 def test_rows_that_were_evaluated_differently_are_not_collected(
     tmp_path: Path, model: Path, engine: Scripted
 ) -> None:
@@ -720,7 +803,9 @@ def test_profiles(profile: str) -> None:
     assert all(one.max_tokens >= (7 if profile == "pocket" else 1024) for one in found.values())
     if profile == "paper":
         assert {name: one.samples for name, one in found.items()} == {
-            "gsm8k": 4, "math": 1, "math500": 4, "aime24": 64, "amc23": 64
+            "gsm8k": 4, "math": 1, "math500": 4, "aime24": 64, "amc23": 64, "aime25": 64, "hmmt25": 64,
+            "olympiadbench": 4, "minerva": 4, "gsm8k_platinum": 4, "gsm_symbolic": 1, "gsm_symbolic_p1": 1,
+            "gsm_symbolic_p2": 1, "gsm_plus": 1,
         }  # fmt: skip
         for name, how in found.items():  # lm-eval alone does as the profile `paper`
             settings_of = yaml.safe_load((TASKS / f"{name}_sampled.yaml").read_text())
@@ -795,6 +880,28 @@ def test_task_files_run_with_lm_eval_alone(tmp_path: Path, model: Path) -> None:
     drawn = logged(tmp_path, "gsm8k_sampled")
     assert {len(line["resps"][0]) for line in drawn} == {4}
     assert len({text for line in drawn for text in line["resps"][0]}) > 6  # the k samples differ
+
+
+NEW = [name for name in BENCHMARKS if f"{name}/test" in SOURCES and SOURCES[f"{name}/test"].digest is None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tasks", "metadata"), [(NEW, ""), (["own"], ",benchmark=mine")])
+def test_tasks_of_all_that_is_not_pinned_run_with_lm_eval_alone(
+    tmp_path: Path, model: Path, tasks: list[str], metadata: str
+) -> None:
+    """A benchmark that a study brings by the tasks ``own``, which are told its name."""
+    problems = short_prompts(tmp_path, *(["mine"] if metadata else tasks))
+    done = lm_eval_alone(
+        tmp_path, "--model", "hf", "--device", "cpu", "--batch_size=8",
+        "--model_args", f"pretrained={model},dtype=float32",
+        "--tasks", ",".join(f"{name}_greedy" for name in tasks),
+        "--metadata", f"problems={problems}{metadata}", "--gen_kwargs", "max_gen_toks=3",
+        "--output_path", "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(results(tmp_path)) == {f"{name}_greedy" for name in tasks}
+    assert all("avg@k,verified" in found for found in results(tmp_path).values())
 
 
 @pytest.mark.vllm

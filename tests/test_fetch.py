@@ -109,6 +109,26 @@ def test_a_file_of_other_content_is_not_overwritten(hub: Path, tmp_path: Path) -
     assert path.read_text() == json.dumps(TRAIN[0]) + "\n"
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_content_that_nothing_pins_is_taken_and_told(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, there: bool
+) -> None:
+    """Whatever it is, at the revision that is pinned: of it a digest is told, and recorded."""
+    bare = replace(sources.SOURCES["gsm8k/test"], digest=None)
+    monkeypatch.setitem(sources.SOURCES, "gsm8k/test", bare)
+    settings = study(tmp_path / "data")
+    sources.fetch(settings)
+    if there:
+        caplog.clear()
+        sources.fetch(settings)
+    (told,) = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    found = sources.digest(sources.load(tmp_path / "data", "gsm8k/test"))
+    assert f"pins no content of gsm8k/test; the digest {found}" in told and "pin it in SOURCES" in told
+    facts = problems.draw(settings).report["sources"]
+    assert facts["gsm8k/test"] == {"problems": 1, "digest": found, "pinned": False}
+    assert facts["gsm8k/train"]["pinned"] is True
+
+
 def test_a_failed_download_is_one_sentence(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

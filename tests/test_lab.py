@@ -57,6 +57,7 @@ from repro.method import (
     PolicyGradient,
     Unavailable,
 )
+from repro.records import Verdict
 from repro.rewards.ladder import LadderScorer
 from repro.sampling import SamplingParams
 from repro.schema import INSIDE, Account
@@ -74,6 +75,23 @@ def no_fsync() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)  # nobody cuts the power here
         yield
+
+
+def test_thoughts_that_were_cut_off_state_no_answer(base: Path, tmp_path: Path) -> None:
+    checked: list[str] = []
+
+    class Thinks(World):
+        def verify(self, texts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+            checked.extend(texts)
+            return super().verify(texts, answers)
+
+    told: dict[bool, list[str]] = {}
+    for thinking in (False, True):
+        checked.clear()
+        lab = make(base, tmp_path / str(thinking), Thinks(), thinking=thinking)
+        told[thinking] = [c.text for cs in lab.sample(lab.problems[:2], 2, temperature=1.0) for c in cs]
+        assert checked == [text + "</think>" * thinking for text in told[thinking]]
+    assert told[False] == told[True]  # what is trained on is what was said
 
 
 # --- scripts: methods that do not look at their budget ----------------------------------------------

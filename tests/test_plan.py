@@ -299,6 +299,9 @@ def test_every_study_that_ships_has_a_plan(
     assert not [name for name, play in made_plan.plays.items() if play.failed]
     if study.gpus:  # a study that asks for GPUs fits the largest one it can have
         assert all(need.fits(140 * GIB) for need in made_plan.memory)
+    if study.tuned:  # what was chosen was chosen at the top budget, whatever it does at lower ones
+        study = study.model_copy(update={"tuned": None})
+        made_plan = plan.make(study, Layout(tmp_path, study.name), file)
     assert not shortfalls(study, made_plan)
 
 
@@ -339,6 +342,11 @@ def test_the_command_prints_everything(tmp_path: Path) -> None:
 
 
 def test_unknown_gpu_and_model(tmp_path: Path) -> None:
+    for spelling in ("4090", "rtx4090", "RTX 4090", "NVIDIA RTX-4090"):
+        assert gpu_names(spelling) == ["RTX 4090"]
+    assert gpu_names("a100 80") == ["A100-80"] and gpu_names("b200") == ["B200"]
+    with pytest.raises(UserError, match="--gpu A100 is not in the table"):  # there are two
+        gpu_names("A100")
     with pytest.raises(UserError, match="--gpu TPU is not in the table of GPUs; name one of RTX 3090"):
         gpu_names("TPU")
     hub = {"source": "hub", "name": "nobody/unheard-of", "revision": "0" * 40}

@@ -20,7 +20,8 @@ from repro.errors import UserError
 from repro.problems import ladder, sources
 from repro.problems.overlap import near_duplicates, shingles
 from repro.problems.prompts import fill, templates
-from repro.records import Gold, Problem
+from repro.records import Gold, Problem, Verdict
+from repro.verify import Verifier
 
 # --- the ladder -------------------------------------------------------------------------------------
 
@@ -193,6 +194,10 @@ BOXED = {
     "type": "Counting & Probability",
     "solution": r"\boxed{2}",
 }
+OLYMPIAD = {
+    "id": 1606, "question": "Find all $x$.", "context": None, "final_answer": ["$2$,$-2$"],
+    "subfield": "Algebra",
+}  # fmt: skip
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -225,11 +230,22 @@ def numbered(number: int, answer: str = "1") -> dict[str, str]:
         ("amc23/test", {"id": 1, "question": "a?", "answer": 2.5}, "field `answer` is not a whole number"),
         ("amc23/test", {"id": 1, "question": "a?", "answer": "many"}, "field `answer` is not a whole number"),
         ("aime24/test", {"problem": "a?", "answer": "025"}, "field `id` is not a whole number (it is None)"),
+        ("aime25/test", {"id": "1", "problem": "a?", "answer": "x"}, "field `answer` is not a whole number"),
+        ("hmmt25/test", {"problem": "a?", "answer": "1"}, "field `problem_idx` is not a whole number"),
+        ("hmmt25/test", {"problem_idx": 2, "problem": "a?"}, "field `answer` is missing, empty or not text"),
+        ("olympiadbench/test", {**OLYMPIAD, "final_answer": "2"}, "field `final_answer` is no list of texts"),
+        ("olympiadbench/test", {**OLYMPIAD, "final_answer": [""]}, "field `final_answer` is missing, empty"),
+        ("olympiadbench/test", {**OLYMPIAD, "subfield": None}, "field `subfield` is missing, empty"),
+        ("minerva/test", {"question": "a?"}, "field `answer` is missing, empty or not text"),
+        ("gsm8k_platinum/test", {"question": "a?", "answer": "5"}, "field `answer` has no final `####"),
+        ("gsm_symbolic_p2/test", {"question": "a?", "answer": "5"}, "field `answer` has no final `####"),
+        ("gsm_plus/test", {"question": "a?", "answer": "5"}, "field `perturbation_type` is missing, empty"),
     ],
 )  # fmt: skip
 def test_a_malformed_row_is_named(tmp_path: Path, name: str, row: Any, complaint: str) -> None:
-    good = {"gsm8k": ROW, "math": BOXED}.get(name.split("/")[0], {"id": 0, "answer": "1"})
-    good = {"question": "b?", "problem": "b?", **good}
+    good = {"gsm8k": ROW, "math": BOXED, "olympiadbench": OLYMPIAD}.get(name.split("/")[0], {})
+    good = {"id": 0, "problem_idx": 0, "question": "b?", "problem": "b?", "perturbation_type": "a", **good}
+    good = {"answer": "#### 1" if name.startswith(("gsm8k", "gsm_s")) else "1", **good}
     path = write(tmp_path, name, [good, row])
     with pytest.raises(UserError, match=re.escape(f"{path}, line 2: {complaint}")):
         sources.load(tmp_path, name)
@@ -250,6 +266,82 @@ def test_answers_as_sources_write_them(tmp_path: Path) -> None:
     ]
     assert sources.load(tmp_path, "aime24/test") == [(Problem("aime24-test-60", "a?", "all"), Gold("25"))]
     assert sources.load(tmp_path, "amc23/test") == [(Problem("amc23-test-03", "a?", "all"), Gold("-1"))]
+
+
+def test_rows_of_competitions_as_their_data_sets_have_them(tmp_path: Path) -> None:
+    """With all fields of the data sets, also those that are not read."""
+    write(tmp_path, "aime25/test", [{"problem": "a?", "answer": "70", "id": "3"}])
+    write(
+        tmp_path, "hmmt25/test",
+        [{"problem_idx": 7, "answer": r"\frac{1}{576}", "problem_type": ["Algebra"], "problem": "a?"}],
+    )  # fmt: skip
+    rest = {f"image_{n}": None for n in range(1, 10)} | {
+        "solution": ["Try."], "modality": "Text-only", "difficulty": "Competition",
+        "is_multiple_answer": True,
+        "unit": None, "answer_type": "Numerical", "error": None, "question_type": "Open-ended",
+        "subject": "Math", "language": "English",
+    }  # fmt: skip
+    tuples = {"id": 7, "context": "Let $x>0$.", "final_answer": ["$(1,8), (2,7)$"], "subfield": "Geometry"}
+    write(tmp_path, "olympiadbench/test", [OLYMPIAD | rest, OLYMPIAD | rest | tuples])
+    golds = ["7.61", "4.5e33", "-6E-5", "1e+6", "2e"]
+    write(tmp_path, "minerva/test", [{"question": "a?", "answer": gold} for gold in golds])
+    assert sources.load(tmp_path, "aime25/test") == [(Problem("aime25-test-03", "a?", "all"), Gold("70"))]
+    assert sources.load(tmp_path, "hmmt25/test") == [
+        (Problem("hmmt25-test-07", "a?", "all"), Gold(r"\frac{1}{576}"))
+    ]
+    assert sources.load(tmp_path, "olympiadbench/test") == [
+        (Problem("olympiadbench-test-1606", "Find all $x$.", "Algebra"), Gold("2,-2")),
+        (Problem("olympiadbench-test-7", "Let $x>0$.\nFind all $x$.", "Geometry"), Gold("(1,8), (2,7)")),
+    ]
+    minerva = sources.load(tmp_path, "minerva/test")
+    assert minerva[0] == (Problem("minerva-test-001", "a?", "all"), Gold("7.61"))
+    assert [gold.answer for _, gold in minerva[1:]] == [
+        r"4.5 \times 10^{33}", r"-6 \times 10^{-5}", r"1 \times 10^{6}", "2e"
+    ]  # fmt: skip
+
+
+def test_rows_made_from_gsm8k_as_their_data_sets_have_them(tmp_path: Path) -> None:
+    write(tmp_path, "gsm8k_platinum/test", [{**ROW, "cleaning_status": "consensus"}])
+    symbolic = {**ROW, "id": 0, "instance": 0, "original_id": 9, "original_question": "b?", "canary": "c"}
+    for part in ("", "_p1", "_p2"):
+        write(tmp_path, f"gsm_symbolic{part}/test", [symbolic, {**symbolic, "instance": 1}])
+    seed = {
+        "seed_question": "b?",
+        "seed_solution": "c",
+        "seed_answer": "1",
+        "solution": "d",
+        "question": "a?",
+    }
+    plus = [
+        {**seed, "answer": "1,234.5", "perturbation_type": "digit expansion"},
+        {**seed, "answer": "None", "perturbation_type": "critical thinking"},
+    ]
+    write(tmp_path, "gsm_plus/test", plus)
+    ((problem, gold),) = sources.load(tmp_path, "gsm8k_platinum/test")
+    assert (problem.id, gold) == ("gsm8k_platinum-test-00001", Gold("5", "2 + 3 = 5.\n#### 5"))
+    for part in ("", "_p1", "_p2"):
+        rows = sources.load(tmp_path, f"gsm_symbolic{part}/test")
+        assert [problem.id for problem, _ in rows] == [f"gsm_symbolic{part}-test-0000{n}" for n in (1, 2)]
+    assert sources.load(tmp_path, "gsm_plus/test") == [
+        (Problem("gsm_plus-test-00001", "a?", "digit expansion"), Gold("1,234.5"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("2,-2", r"\boxed{-2, 2}", r"\boxed{2}"),
+        ("(1,8), (2,7)", r"\boxed{(2,7),(1,8)}", r"\boxed{(8,1),(2,7)}"),
+        ("1,234.5", r"\boxed{1234.50}", r"\boxed{1234}"),
+        (r"\frac{1}{576}", r"\boxed{1/576}", r"\boxed{576}"),
+        (r"4.5 \times 10^{33}", r"\boxed{4.5\cdot10^{33}}", r"\boxed{4.5}"),
+        (r"-6 \times 10^{-5}", r"\boxed{-0.00006}", r"\boxed{-6}"),
+    ],
+)
+def test_golds_as_the_new_data_sets_write_them_are_checked(gold: str, right: str, wrong: str) -> None:
+    with Verifier() as verifier:
+        verifier.check_golds([gold], ["here"])
+        assert verifier.verify([right, wrong], [gold, gold]) == [Verdict.CORRECT, Verdict.WRONG]
 
 
 def test_math_problems_are_named_by_their_text_not_their_order(tmp_path: Path) -> None:
@@ -481,7 +573,7 @@ def test_a_ladder_study_has_its_sizes(tmp_path: Path) -> None:
 def test_a_gold_that_cannot_be_read_is_refused_by_id_until_it_is_excluded(tmp_path: Path) -> None:
     unreadable = {"question": "a?", "answer": "#### \\frac{"}
     folder = data(tmp_path, [unreadable, numbered(1)], [ROW])
-    with pytest.raises(UserError, match=r"gsm8k-train-00001 cannot be read .* \(problems\.exclude\)"):
+    with pytest.raises(UserError, match=r"gsm8k-train-00001 cannot be read .* by problems\.exclude"):
         problems.prepare(study({"source": "gsm8k"}, folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     problems.prepare(study({"source": "gsm8k", "exclude": ["gsm8k-train-00001"]}, folder), tmp_path / "out")

@@ -27,6 +27,7 @@ CHAT = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+SWITCH = "{% if enable_thinking is defined %}<think>{{ '' if enable_thinking else '</think>' }}{% endif %}"
 
 
 def tokenizer(template: str | None = CHAT) -> PreTrainedTokenizerFast:
@@ -95,6 +96,13 @@ def test_a_chat_has_turns_and_no_date() -> None:
     )
 
 
+@pytest.mark.parametrize(("thinking", "end"), [(None, ""), (True, "<think>"), (False, "<think></think>")])
+def test_the_chat_template_is_told_whether_to_think(thinking: bool | None, end: str) -> None:
+    prompter = Prompter(Prompt(chat=True, thinking=thinking), (), tokenizer(CHAT + SWITCH))
+    assert prompter.plain("3+3?") == f"<s><user>3+3?</><assistant>{end}"
+    assert prompter.hinted("3+3?", "6").endswith(f"<assistant>{end}")
+
+
 def test_a_chat_template_that_refuses_is_an_error_with_a_mend() -> None:
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     prompter = Prompter(Prompt(chat=True, system="Be exact."), (), tokenizer(refuses))
@@ -115,6 +123,9 @@ def test_the_digest_changes_with_everything_but_the_question() -> None:
         Prompter(Prompt(chat=True), (), tokenizer()),
         Prompter(Prompt(chat=True, system="Be exact."), (), tokenizer()),
         Prompter(Prompt(chat=True), (), tokenizer(CHAT + "!")),
+        # Also where the template has no such switch: what is scored of a completion is another part.
+        Prompter(Prompt(chat=True, thinking=True), (), tokenizer()),
+        Prompter(Prompt(chat=True, thinking=False), (), tokenizer()),
     ]
     assert len({prompter.digest for prompter in prompts}) == len(prompts)
     assert Prompter(Prompt(), SHOTS).digest == prompts[4].digest

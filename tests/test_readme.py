@@ -9,7 +9,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_leaderboard_is_the_committed_one() -> None:
     shown = README.split("<!-- leaderboard:begin -->")[1].split("<!-- leaderboard:end -->")[0]
-    assert shown.strip() == (ROOT / "results/pocket/tables/leaderboard.md").read_text().strip()
+    assert shown.strip() == (ROOT / "results/atlas/summary.md").read_text().strip()
 
 
 def test_every_relative_link_and_path_exists() -> None:

@@ -112,6 +112,22 @@ def test_other_seeds_reproduce_within_intervals_and_another_method_does_not(tmp_
     assert "seeds of the fresh records alone: 10, 11, 12, 13" in found.left_out
 
 
+def test_fresh_differences_are_looked_for_in_committed_intervals(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    old = runs_of(tmp_path / "old", range(5), {"a": 0.40, "b": 0.40, "c": 0.40}, 0.02, rng)
+    new = runs_of(tmp_path / "new", range(5, 10), {"a": 0.40, "b": 0.40, "c": 0.65}, 0.02, rng)
+    found = replicate(old, new)
+    assert found.pairs == 3 * 2  # of which a and b alone differ as before, at both budgets
+    assert found.held == 2
+    assert "2 of 6 committed 95 % intervals (33.3%) hold the fresh difference" in found.table()
+    same = replicate(old, old)
+    assert same.held == same.pairs == 6
+    assert (
+        "Differences"
+        not in replicate(*[runs_of(tmp_path / x, range(3), {"a": 0.4}, 0.02, rng) for x in "xy"]).table()
+    )
+
+
 @pytest.mark.slow
 def test_a_study_that_is_the_same_is_seldom_called_not_reproduced(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)

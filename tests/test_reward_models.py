@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CONFIG_MAPPING,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -71,10 +72,21 @@ def config(family: str, **settings: Any) -> Any:
     return CONFIG_MAPPING[family](**(sizes | ({"head_dim": 32} if family == "gemma" else {}) | settings))
 
 
+def head() -> dict[str, torch.Tensor]:
+    """A value head under the names that TRL stores it by."""
+    weight = torch.linspace(-1, 1, 64)[None] * 0.3
+    return {"v_head.summary.weight": weight, "v_head.summary.bias": torch.tensor([0.25])}
+
+
 def make(folder: Path, kind: str, family: str = "qwen2", **settings: Any) -> Path:
     """A random reward model of ``kind``."""
     torch.manual_seed(7)
-    if kind == "causal":
+    if kind == "value_head":
+        save_tokenizer(folder, bos_token="<bos>")
+        AutoModelForCausalLM.from_config(config(family, **settings)).save_pretrained(folder)
+        path = folder / "model.safetensors"
+        save_file(load_file(path) | head(), path, {"format": "pt"})
+    elif kind == "causal":
         save_tokenizer(folder, "ки")
         AutoModelForCausalLM.from_config(config(family, **settings)).save_pretrained(folder)
     else:
@@ -139,6 +151,31 @@ def test_a_token_classifier_reads_label_1_at_the_end_of_each_separator(tmp_path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_value_head_is_read_after_the_last_token_of_each_separator(tmp_path: Path, family: str) -> None:
+    folder = make(tmp_path / "prm", "value_head", family)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    begin = AutoTokenizer.from_pretrained(folder).bos_token_id
+    judge = scorer(folder, "value_head", separator="\n\n")
+    for completion, scored in zip(completions(), judge.score(completions()), strict=True):
+        ids, ends = [begin, *ids_of(folder, f"{QUESTION}\n")], []
+        for step in steps_of(completion.text, "\n\n"):
+            ids += ids_of(folder, step) + ids_of(folder, "\n")
+            ends.append(len(ids) - 1)
+        with torch.no_grad():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, ends]
+        values = (states @ head()["v_head.summary.weight"][0] + 0.25).tolist()
+        assert scored.rewards == pytest.approx([1 / (1 + math.exp(-v)) for v in values], abs=1e-5)
+        assert scored.prompt_tokens == 2 + len(QUESTION) and scored.prompt_tokens + scored.tokens == len(ids)
+        assert scored.logits == len(ends)
+
+
+def test_a_model_without_a_value_head_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "prm", "causal")
+    with pytest.raises(UserError, match=r"prm has no value head \(v_head.summary.weight and v_head"):
+        scorer(folder, "value_head").score(completions())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_causal_model_says_plus_or_minus_after_each_tag(tmp_path: Path, family: str) -> None:
     folder = make(tmp_path / "prm", "causal", family)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -174,7 +211,7 @@ def test_a_tag_may_hold_the_space_before_it(tmp_path: Path) -> None:
     assert row.ids[: row.prompt_tokens] == judge.tokenizer.encode("1 + 2 ?")
 
 
-@pytest.mark.parametrize("kind", ["token_classification", "causal"])
+@pytest.mark.parametrize("kind", ["token_classification", "value_head", "causal"])
 def test_rewards_do_not_depend_on_the_batch(tmp_path: Path, kind: str) -> None:
     folder = make(tmp_path / "prm", kind)
     one_by_one = scorer(folder, kind, batch_size=1).score(completions())
@@ -191,7 +228,7 @@ def test_rewards_do_not_depend_on_the_batch(tmp_path: Path, kind: str) -> None:
         judge.close()  # and again from the folder
 
 
-@pytest.mark.parametrize("kind", ["token_classification", "causal"])
+@pytest.mark.parametrize("kind", ["token_classification", "value_head", "causal"])
 def test_steps_that_the_model_has_no_positions_for_have_reward_0(tmp_path: Path, kind: str) -> None:
     text = "first\n\n" + "x" * 40 + "\n\nthird"
     (whole,) = scorer(make(tmp_path / "long", kind), kind).score(completions([text]))
@@ -202,7 +239,7 @@ def test_steps_that_the_model_has_no_positions_for_have_reward_0(tmp_path: Path,
     assert short.score(completions([text], "a long question " * 9)) == [Scored((0.0, 0.0, 0.0))]
 
 
-@pytest.mark.parametrize("kind", ["token_classification", "causal"])
+@pytest.mark.parametrize("kind", ["token_classification", "value_head", "causal"])
 def test_a_step_that_spells_the_mark_is_one_step(tmp_path: Path, kind: str) -> None:
     judge = scorer(make(tmp_path / "prm", kind), kind, separator=";")
     (scored,) = judge.score(completions(["5 ки ки = 5; 6 = 6\n\n7"], "ки ?"))
@@ -219,7 +256,7 @@ def test_bfloat16_rewards_are_near(tmp_path: Path) -> None:
         assert other.rewards == pytest.approx(one.rewards, abs=0.02) and other.tokens == one.tokens
 
 
-@pytest.mark.parametrize("kind", ["token_classification", "causal"])
+@pytest.mark.parametrize("kind", ["token_classification", "value_head", "causal"])
 def test_rewards_that_are_no_numbers_are_an_error(tmp_path: Path, kind: str) -> None:
     judge: Any = scorer(make(tmp_path / "prm", kind), kind)
     judge.model.base_model.norm.weight.data.fill_(math.nan)
@@ -263,6 +300,11 @@ def test_all_parameters_are_counted(tmp_path: Path, family: str, tied: bool) -> 
     shape = scorer(folder, "token_classification").shape
     model = AutoModelForTokenClassification.from_pretrained(folder)
     assert shape is not None and shape.parameters == sum(p.numel() for p in model.parameters())
+
+    folder = make(tmp_path / "value", "value_head", family, tie_word_embeddings=tied)
+    shape = scorer(folder, "value_head").shape
+    body = AutoModel.from_pretrained(folder)
+    assert shape is not None and shape.parameters == sum(p.numel() for p in body.parameters()) + 65
 
 
 # --- what a user can get wrong ----------------------------------------------------------------------
@@ -381,6 +423,28 @@ def test_a_worker_that_dies_is_an_error_with_its_last_words(
     fake_worker(tmp_path, monkeypatch, "for line in sys.stdin: print(json.dumps([[0.0]]), flush=True)")
     assert judge.score(completions(["one"]))[0].rewards == (0.5,)  # the next call starts a new one
     judge.close()
+
+
+def test_a_worker_that_dies_at_work_is_started_anew_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, *_ = make_pooling(tmp_path / "prm")
+    started = tmp_path / "started"
+    once = f"""
+from pathlib import Path
+Path({str(started)!r}).open("a").write(str(options["tensor_parallel_size"]))
+for i, line in enumerate(sys.stdin):
+    if i: sys.exit("lost a GPU")
+    print(json.dumps([[0.0]]), flush=True)
+"""
+    fake_worker(tmp_path, monkeypatch, once)
+    judge = PoolingScorer(spec(folder, "pooling", tensor_parallel=2))
+    for starts in ("2", "22", "222"):  # each answers once
+        assert judge.score(completions(["one"]))[0].rewards == (0.5,)
+        assert started.read_text() == starts
+    fake_worker(tmp_path, monkeypatch, "sys.exit('gone for good')")
+    with pytest.raises(UserError, match="gone for good"):
+        judge.score(completions(["one"]))
 
 
 @pytest.mark.vllm

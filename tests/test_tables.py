@@ -42,7 +42,7 @@ from repro.reporting.figures import _look, _thinned, monitors
 from repro.reporting.page import build, render
 from repro.reporting.results import load, one_line
 from repro.reporting.table import DASH, Bold, Table, flops, p_text, signed, significant
-from repro.reporting.tables import all_tables, leaderboard, overview, tiers
+from repro.reporting.tables import all_tables, headline, leaderboard, overview, summary, tiers
 from repro.schema import SEEN
 
 TABLES = (
@@ -125,19 +125,53 @@ def test_golden_leaderboard(tmp_path: Path) -> None:
     build(records, tmp_path / "out")  # one budget, one seed, no greedy, no control
 
 
+def test_a_leaderboard_tells_the_digest_of_problems_that_the_suite_does_not_pin(tmp_path: Path) -> None:
+    records = golden(tmp_path / "records")
+    assert not any("pin" in note for note in leaderboard(Analysis(load(records))).notes)
+    facts = json.loads((records / "study.json").read_text())
+    facts["benchmarks"][0]["content"] = "0123abcd"
+    told = [note for note in leaderboard(Analysis(load(seal(records, facts)))).notes if "pin" in note]
+    title = facts["benchmarks"][0]["title"]
+    assert told == [f"{title}: the suite does not pin these problems; their digest is 0123abcd."]
+
+
 def test_few_seeds_are_preliminary_and_put_nobody_first(tmp_path: Path) -> None:
     """A study of five seeds has its first ranks in bold; with fewer, all that shows a result says what it
     rests on."""
     for seeds in (4, 5):
         analysis = Analysis(load(golden(tmp_path / str(seeds), seeds)))
         board = leaderboard(analysis).markdown()
-        page = render(analysis.study, all_tables([analysis]), dict.fromkeys(FIGURES, b""))
+        sentence = headline(analysis)
+        page = render(analysis.study, [sentence], all_tables([analysis]), dict.fromkeys(FIGURES, b""))
         said = [
+            "Preliminary: 4 training seeds" in sentence,
             "(preliminary)" in board, "Preliminary: 4 training seeds" in board, "or settings" in board,
-            '<p class="banner" role="note">Preliminary: 4 training' in page,
+            '<p class="banner" role="note">At 1,000 FLOP' in page,
         ]  # fmt: skip
         assert all(said) if seeds == 4 else not any(said)
         assert ("**75.0**" in board) == (seeds == 5) and "not tuned evenly" in board
+
+
+def test_a_headline_counts_what_is_beaten_and_names_the_first(tmp_path: Path) -> None:
+    rows = (
+        Made("base", Role.BASE), Made("more", Role.CONTINUED, gain=0.6), Made("good", gain=2.4), Made("same"),
+        Made("other", Role.ABLATION, gain=2.4),
+    )  # fmt: skip
+    analysis = Analysis(load(write_records(tmp_path / "records", rows, seeds=(0, 1, 2, 3, 4))))
+    scores = {row.method: analysis.accuracy(row.method, BUDGETS[-1]) for row in analysis.study.rows}
+    good, other = (f"{100 * scores[name].mean:.1f}" for name in ("good", "other"))  # type: ignore[union-attr]
+    one, two = sorted([(good, f"GOOD ({good})"), (other, f"OTHER ({other})")], reverse=True)
+    assert headline(analysis) == (
+        "At 8.00 GFLOP, over 5 training seeds, of 3 methods and ablations 2 score significantly higher than "
+        "BASE; 2 score significantly higher than MORE; none is significantly better than "
+        f"{one[1]}, {two[1]}."
+    )
+    text = summary([analysis])
+    assert text.startswith(headline(analysis)) and "| GOOD " in text and "| OTHER " not in text
+    assert "Without ablations" in text
+
+    few = Analysis(load(write_records(tmp_path / "few", rows[:2] + rows[3:4], seeds=(0, 1))))
+    assert "none scores significantly higher than BASE" in headline(few)
 
 
 def test_several_benchmarks_have_a_leaderboard_each(tmp_path: Path) -> None:
@@ -186,7 +220,7 @@ def test_benchmarks_may_differ_in_their_samples(tmp_path: Path) -> None:
 
 def test_every_file_is_written(out: Path) -> None:
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    wanted = {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
+    wanted = {"summary.md"} | {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
     assert found == wanted | {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")} | {
         "report.html"
     }
@@ -249,7 +283,7 @@ def test_a_panel_has_the_rows_that_have_its_monitor(records: Path) -> None:
 
 def test_of_a_long_run_not_every_round_is_drawn() -> None:
     x, y = _thinned([(i, -i) for i in range(1001)])
-    assert len(x) <= 200 and (x[-1], y[-1]) == (1000, -1000) and list(x) == sorted(x)
+    assert len(x) <= 50 and (x[-1], y[-1]) == (1000, -1000) and list(x) == sorted(x)
     assert [list(axis) for axis in _thinned([(1, 2), (3, 4)])] == [[1, 3], [2, 4]]
 
 

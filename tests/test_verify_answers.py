@@ -1,9 +1,11 @@
 """The text half of the verifier: what counts as the final answer, its one spelling,
 and that no text is slow."""
 
+import re
 import time
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -249,3 +251,22 @@ def test_extract_is_linear(head):
         short, long = (head + piece * (size // len(piece)) for size in (10_000, 100_000))
         if seconds(extract, long) > 0.1:
             assert seconds(extract, long, rounds=3) < 30 * seconds(extract, short, rounds=3), piece
+
+
+def test_no_group_is_possessive_by_a_quantifier() -> None:
+    """Python before 3.11.5 matches such wrongly (python/cpython#106052): verdicts would follow the Python."""
+    root = Path(__file__).resolve().parent.parent
+    wrong = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
+    sources = [path for folder in ("repro", "baselines") for path in (root / folder).rglob("*.py")]
+    assert len(sources) > 100
+    assert not [
+        f"{path.name}: {line}"
+        for path in sources
+        for line in path.read_text().splitlines()
+        if wrong.search(line)
+    ]
+    assert wrong.search(r"(?:a|b)++") and not wrong.search(r"(?>(?:a|b)+)[0-9]++")
+
+
+def test_spacing_of_any_length_is_one_space() -> None:
+    assert normalise("Mia   2") == normalise(r"Mia \quad~ 2") == "Mia 2"

@@ -318,16 +318,21 @@ def _data(case: Case) -> Iterator[str | Problem]:
         rows = sources.load(study.data_folder(), name)
         found, wanted = sources.digest(rows), sources.SOURCES[name].digest
         path = study.data_folder() / f"{name}.jsonl"
-        if found == wanted:
+        if wanted is None:
+            yield sources.unpinned(name, path, found)
+        elif found == wanted:
             yield f"{path}: {len(rows)} problems"
         else:
             yield Problem(
                 f"{path} holds other problems than the suite's {name} (digest {found}, not {wanted}); move "
                 f"it away and {case.fetch}"
             )
+    own = sources.own(study)
+    for name, rows in own.items():
+        yield f"{study.evaluation.benchmarks[name].file}: {len(rows)} problems of the study's own {name}"
     if isinstance(study.problems, JsonlProblems):
         yield f"{study.problems.file}: {len(sources.load_jsonl(study.problems.file))} problems"
-    elif not names:
+    elif not (names or own):
         yield "the suite makes the problems"
 
 

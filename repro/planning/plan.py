@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 
 from repro import profiles
-from repro.benchmarks import BENCHMARKS, Text
+from repro.benchmarks import BENCHMARKS, OWN, Text
 from repro.config import BenchmarkName, HubModel, JsonlProblems, LadderProblems, Study, WarmStart
 from repro.discovery import load_methods
 from repro.flops import FORWARD_PASSES, Tally, flops, sample_tally
@@ -34,8 +34,7 @@ from repro.schema import INSIDE, Account
 from repro.shapes import Decoder
 from repro.training.accelerate import processes
 
-OWN = Text(100, 150, 300)  # of a user's own problems
-OWN_ROWS = 1000  # of them, where their file is not there yet
+OWN_ROWS = 1000  # of a user's own problems, where their file is not there yet
 
 CHARACTERS = 3.5  # per token, of questions and solutions of mathematics
 SOLUTION_BYTES = 4.5  # per sampled token, in the journal
@@ -152,6 +151,8 @@ class Planner:
         memory = [self._training(), self._sampling(benchmarks)]
         if self.scorer:
             memory.append(self._scoring())
+        if study.prompt.thinking:
+            self._assume("completions of models that do not think; thoughts are several times as long")
         model = f"{self._name()}, {self.shape.parameters / 1e6:,.0f} million parameters ({self.found})"
         disk = self._disk(runs, benchmarks)
         self._assume(
@@ -300,12 +301,19 @@ class Planner:
         return max(1, comb(ranked, 2))
 
     def _benchmark(self, name: BenchmarkName) -> Benchmark:
-        study, row = self.study, BENCHMARKS[name]
-        settings = profiles.settings(study, name)
-        made = study.problems.test if isinstance(study.problems, LadderProblems) else 0
-        total = row.rows or made
-        problems = min(total, study.evaluation.benchmarks[name].limit or total)
-        prompt = row.text.question + self._wording + self._system
+        study, own = self.study, self.study.evaluation.benchmarks[name]
+        row, settings = study.evaluation.row(name), profiles.settings(study, name)
+        question = row.text.question
+        if own.file:
+            asked = [len(line["question"]) for line in _rows(own.file)]
+            total = len(asked) or OWN_ROWS
+            question = round(sum(asked) / len(asked) / CHARACTERS) if asked else question
+            self._assume(f"{name}: {total:,} problems of {question} tokens; completions are a guess")
+        else:
+            made = study.problems.test if isinstance(study.problems, LadderProblems) else 0
+            total = row.rows or made
+        problems = min(total, own.limit or total)
+        prompt = question + self._wording + self._system
         completion = min(row.text.completion, settings.max_tokens)
         tally = Tally.zero()
         for samples in (settings.samples, 1):

@@ -79,8 +79,12 @@ def prepare(study: Study, folder: Path) -> None:
     splits = {"train": drawn.train, "validation": drawn.validation}
     splits |= {f"test/{name}": rows for name, rows in drawn.tests.items()}
     with Verifier() as verifier:
-        used = [(gold.answer, problem.id) for rows in splits.values() for problem, gold in rows]
-        verifier.check_golds([answer for answer, _ in used], [name for _, name in used])
+        used = [
+            (gold.answer, f"{problem.id}{_of_file(study, split)}")
+            for split, rows in splits.items()
+            for problem, gold in rows
+        ]
+        verifier.check_golds([answer for answer, _ in used], [place for _, place in used])
     prompter = Prompter(study.prompt, drawn.shots, chat_tokenizer(study) if study.prompt.chat else None)
     for split, rows in splits.items():
         lines = [_line(problem, gold, study.prompt, prompter) for problem, gold in rows]
@@ -91,7 +95,12 @@ def prepare(study: Study, folder: Path) -> None:
         **drawn.report,
         "rows": {split: len(rows) for split, rows in splits.items()},
         "shots": [problem.id for problem, _ in drawn.shots],
-        "prompt": {"style": style, "version": STYLES[style].version, "digest": prompter.digest},
+        "prompt": {
+            "style": style,
+            "version": STYLES[style].version,
+            "digest": prompter.digest,
+            **study.prompt.model_dump(include={"thinking"}),
+        },
     }
     report["files"] = {split: sha256(folder / f"{split}.jsonl") for split in splits}
     write_checked(folder / REPORT, report)
@@ -123,15 +132,17 @@ def draw(study: Study) -> Drawn:
 
 def _draw(study: Study) -> Drawn:
     spec = study.problems
+    read, facts = _read(study)
     if isinstance(spec, LadderProblems):
         # Its splits share no problem by construction, and all its problems share their phrases.
         sizes = {"train": spec.train + study.prompt.shots, "validation": spec.validation, "test": spec.test}
         world = ladder.WORLDS[spec.world]
         rows = {split: ladder.generate(split, size, spec.seed, world) for split, size in sizes.items()}
         train, shots = rows["train"][: spec.train], rows["train"][spec.train :]
-        return Drawn(train, rows["validation"], shots, _limited(study, {"ladder": rows["test"]}), {})
-    read, facts = _read(study)
-    tests: dict[str, Rows] = {name: read[f"{name}/test"] for name in study.evaluation.benchmarks}
+        tests = _limited(study, _tests(study, {**read, "ladder/test": rows["test"]}))
+        _refuse_repeated(rows["train"], tests)
+        return Drawn(train, rows["validation"], shots, tests, {"sources": facts} if facts else {})
+    tests = _tests(study, read)
     against = dict(tests)
     if isinstance(spec, JsonlProblems):
         available = sources.load_jsonl(spec.file)
@@ -145,8 +156,31 @@ def _draw(study: Study) -> Drawn:
     return Drawn(train, validation, shots, _limited(study, tests), {"sources": facts, **left_out})
 
 
+def _tests(study: Study, read: Mapping[str, Rows]) -> dict[str, Rows]:
+    return {name: read[f"{name}/test"] for name in study.evaluation.benchmarks}
+
+
+def _refuse_repeated(training: Rows, tests: Mapping[str, Rows]) -> None:
+    """Raise UserError where a benchmark asks what the ladder trains on; its own test problems never do."""
+    asked = {" ".join(problem.question.split()): problem.id for problem, _ in training}
+    for name, rows in tests.items():
+        for problem, _ in rows:
+            if repeated := asked.get(" ".join(problem.question.split())):
+                raise UserError(
+                    f"problem {problem.id} of the benchmark {name} is the training problem {repeated}; "
+                    "remove it, or set another problems.seed"
+                )
+
+
+def _of_file(study: Study, split: str) -> str:
+    """Where a problem of a benchmark that the study brings is to be found, beside its id."""
+    benchmark = study.evaluation.benchmarks.get(split.removeprefix("test/"))
+    own = benchmark is not None and study.evaluation.split == "test" and benchmark.file
+    return f" in {own}" if own else ""
+
+
 def _read(study: Study) -> tuple[dict[str, Rows], dict[str, Any]]:
-    """The sources that the study needs, and what is to be said of them."""
+    """The sources that the study needs and its own benchmarks, and what is to be said of them."""
     read, facts = {}, {}
     for name in sources.needed(study):
         file = study.data_folder() / f"{name}.jsonl"
@@ -155,9 +189,14 @@ def _read(study: Study) -> tuple[dict[str, Rows], dict[str, Any]]:
             continue
         rows = read[name] = sources.load(study.data_folder(), name)
         found, pinned = sources.digest(rows), SOURCES[name].digest
-        if found != pinned:
+        if pinned is None:
+            Log.warning("%s", sources.unpinned(name, file, found))
+        elif found != pinned:
             Log.warning("%s is not the suite's %s: %d problems, digest %s", file, name, len(rows), found)
         facts[name] = {"problems": len(rows), "digest": found, "pinned": found == pinned}
+    for name, rows in sources.own(study).items():
+        read[f"{name}/test"] = rows
+        facts[f"{name}/test"] = {"problems": len(rows), "digest": sources.digest(rows), "pinned": False}
     return read, facts
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro import files
-from repro.config import Folder, HubModel, Prompt, Study
+from repro.config import Benchmark, Folder, HubModel, Prompt, Study
 from repro.errors import UserError
 from repro.fetch import model_path
 from repro.models import loading
@@ -61,9 +61,10 @@ def templates(prompt: Prompt) -> tuple[str, str]:
     return prompt.template or style.template, prompt.hinted or style.hinted
 
 
-def stops(prompt: Prompt) -> tuple[str, ...]:
-    """Texts that end a completion of a study's prompt."""
-    return STYLES[prompt.style].stop if prompt.stop is None else tuple(prompt.stop)
+def stops(prompt: Prompt, benchmark: Benchmark | None = None) -> tuple[str, ...]:
+    """Texts that end a completion of a study's prompt, on a benchmark that may have its own."""
+    own = prompt.stop if benchmark is None or benchmark.stop is None else benchmark.stop
+    return STYLES[prompt.style].stop if own is None else tuple(own)
 
 
 def worked(prompt: Prompt, gold: Gold) -> str | None:
@@ -106,9 +107,18 @@ class Prompter:
 
     @property
     def digest(self) -> str:
-        """Of all in a prompt but its question: style, templates, shots, system message, chat template."""
+        """Of all in a prompt but its question: style, templates, shots, system message, chat template, and
+        whether the model thinks."""
         rendered = self.few_shot("{question}"), self.hinted("{question}", "{answer}")
-        return files.digest(self._prompt.style, STYLES[self._prompt.style].version, *rendered)
+        return files.digest(
+            self._prompt.style, STYLES[self._prompt.style].version, *rendered, *self._switch.items()
+        )
+
+    @property
+    def _switch(self) -> dict[str, bool]:
+        """The chat template's own name for thinking; nothing where the study leaves it to the template."""
+        thinking = self._prompt.thinking
+        return {} if thinking is None else {"enable_thinking": thinking}
 
     def _render(
         self, template: str, question: str, answer: str, shots: Sequence[tuple[str, str, str]]
@@ -130,7 +140,7 @@ class Prompter:
 
         try:
             text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **CHAT
+                turns, tokenize=False, add_generation_prompt=True, **CHAT, **self._switch
             )
         except TemplateError as error:
             raise UserError(

@@ -13,12 +13,11 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from repro import files
-from repro.benchmarks import BENCHMARKS
 from repro.config import Gsm8kProblems, MathProblems, Study
 from repro.errors import UserError
 from repro.fetch import dataset_rows
@@ -61,6 +60,12 @@ class Row:
             pass
         raise self.error(field, f"is not a whole number (it is {value!r})")
 
+    def texts(self, field: str) -> list[str]:
+        values = self.values.get(field)
+        if not isinstance(values, list) or not values:
+            raise self.error(field, "is no list of texts, or empty")
+        return [replace(self, values={field: value}).text(field) for value in values]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -68,7 +73,7 @@ class Source:
     row that is left out."""
 
     parse: Callable[[Row, str], tuple[Problem, Gold] | None]
-    digest: str  # of the problems read from it
+    digest: str | None  # of the problems read from it; None: nobody has read them yet, and nothing is pinned
     hub: str  # the data set of the hub that has the same rows, at this revision, in these files
     revision: str
     hub_files: tuple[str, ...]
@@ -99,6 +104,7 @@ SEVERAL_BOXES = {
 
 _HALF = re.compile("[\ud800-\udfff]")  # of a pair that JSON's escapes write a rarer character with
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
+_E_NOTATION = re.compile(r"^(-?\d+(?:\.\d+)?)[eE]\+?(-?\d+)$")
 
 
 def _gsm8k(row: Row, prefix: str) -> tuple[Problem, Gold]:
@@ -137,7 +143,7 @@ def _math500(row: Row, prefix: str) -> tuple[Problem, Gold]:
 
 
 def _aime(row: Row, prefix: str) -> tuple[Problem, Gold]:
-    """AIME I and II of 2024: answers are whole numbers from 0 to 999, written "025"."""
+    """AIME I and II of a year: answers are whole numbers from 0 to 999, written "025"."""
     return Problem(f"{prefix}-{row.whole('id'):02d}", row.text("problem"), "all"), Gold(
         str(row.whole("answer"))
     )
@@ -150,8 +156,42 @@ def _amc(row: Row, prefix: str) -> tuple[Problem, Gold]:
     )
 
 
+def _hmmt(row: Row, prefix: str) -> tuple[Problem, Gold]:
+    """HMMT of February 2025, as MathArena (Balunovic et al. 2025) has it: answers in LaTeX."""
+    return Problem(f"{prefix}-{row.whole('problem_idx'):02d}", row.text("problem"), "all"), Gold(
+        row.text("answer")
+    )
+
+
+def _olympiadbench(row: Row, prefix: str) -> tuple[Problem, Gold]:
+    """OlympiadBench (He et al. 2024), its English competitions in text with open answers. Several answers are
+    a list, whose order does not count; a tolerance (`error`) and a unit are not read."""
+    context = row.text("context") + "\n" if row.values.get("context") else ""
+    answer = ", ".join(text.replace("$", "") for text in row.texts("final_answer"))
+    question = context + row.text("question")
+    return Problem(f"{prefix}-{row.whole('id')}", question, row.text("subfield")), Gold(answer)
+
+
+def _minerva(row: Row, prefix: str) -> tuple[Problem, Gold]:
+    """Undergraduate problems of MIT's OpenCourseWare, on which Minerva was tested (Lewkowycz et al. 2022):
+    golds such as 4.5e33 become LaTeX, which the verifier reads."""
+    answer = _E_NOTATION.sub(r"\1 \\times 10^{\2}", row.text("answer"))
+    return Problem(f"{prefix}-{row.line:03d}", row.text("question"), "all"), Gold(answer)
+
+
+def _gsm_plus(row: Row, prefix: str) -> tuple[Problem, Gold] | None:
+    """GSM-Plus (Li et al. 2024). A question of the form "critical thinking" lacks what it needs, and has no
+    answer: None, which is left out."""
+    answer = row.text("answer")
+    if answer == "None":
+        return None
+    name = f"{prefix}-{row.line:05d}"
+    return Problem(name, row.text("question"), row.text("perturbation_type")), Gold(answer)
+
+
 _GSM8K = "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866"
 _MATH = "EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3"
+_SYMBOLIC = "apple/GSM-Symbolic", "93b5b3758d9d9841ffe81d6cd2ae2b030685b078"
 _SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
     "precalculus",
@@ -182,6 +222,32 @@ SOURCES = {
     "amc23/test": Source(
         _amc, "632a39590fdbe0b2",
         "math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057", (_shard("test"),),
+    ),
+    "aime25/test": Source(
+        _aime, None, "math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", ("test.jsonl",)
+    ),
+    "hmmt25/test": Source(
+        _hmmt, None,
+        "MathArena/hmmt_feb_2025", "6fdc4277120810ff75aa22d2d5489b91f7a262a1", (f"data/{_shard('train')}",),
+    ),
+    "olympiadbench/test": Source(
+        _olympiadbench, None, "Hothan/OlympiadBench", "91184b52131e7fc9455fef848035173aea8cc01a",
+        ("OlympiadBench/OE_TO_maths_en_COMP/OE_TO_maths_en_COMP.parquet",),
+    ),
+    "minerva/test": Source(
+        _minerva, None, "math-ai/minervamath", "ee46ddc498933b1977577953250ca5c66be64f96", ("test.jsonl",)
+    ),
+    "gsm8k_platinum/test": Source(  # rows as GSM8K has them, corrected or left out
+        _gsm8k, None,
+        "madrylab/gsm8k-platinum", "e762492455a1cf7967de89f05b6bef72fc713b66", (f"main/{_shard('test')}",),
+    ),
+    # GSM8K's own templates, with other names and numbers; P1 and P2 with one and two clauses more.
+    "gsm_symbolic/test": Source(_gsm8k, None, *_SYMBOLIC, ("main/test.jsonl",)),
+    "gsm_symbolic_p1/test": Source(_gsm8k, None, *_SYMBOLIC, ("p1/test.jsonl",)),
+    "gsm_symbolic_p2/test": Source(_gsm8k, None, *_SYMBOLIC, ("p2/test.jsonl",)),
+    "gsm_plus/test": Source(
+        _gsm_plus, None, "qintongli/GSM-Plus", "3b708db57b96a16e8e3368ed2956990c0809440e",
+        ("data/test-00000-of-00001.jsonl",),
     ),
 }  # fmt: skip
 
@@ -220,10 +286,11 @@ def _distinct(rows: Rows, path: Path) -> Rows:
 FIELDS = ("question", "answer", "id", "solution", "tier", "knowledge")  # of a user's row; docs/problems.md
 
 
-def load_jsonl(path: Path) -> Rows:
-    """The problems of a user's JSONL file, by id. Raises UserError naming file, line and field."""
+def load_jsonl(path: Path, key: str = "problems.file") -> Rows:
+    """The problems of a user's JSONL file, by id; ``key`` is where a study names it. Raises UserError naming
+    file, line and field."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; name a JSONL file of problems in problems.file")
+        raise UserError(f"{path} does not exist; name a JSONL file of problems in {key}")
     return _distinct(
         [_own(Row(values, path, line)) for line, values in enumerate(files.read_jsonl(path, MEND), 1)], path
     )
@@ -248,9 +315,21 @@ def digest(rows: Sequence[tuple[Problem, Gold]]) -> str:
     return files.digest([(asdict(problem), asdict(gold)) for problem, gold in rows])
 
 
+def own(study: Study) -> dict[str, Rows]:
+    """The problems of the benchmarks that a study brings, by benchmark. Raises UserError as
+    :func:`load_jsonl` does, and for a file without any."""
+    found = {}
+    for name, benchmark in study.evaluation.benchmarks.items():
+        if benchmark.file is not None:
+            found[name] = load_jsonl(benchmark.file, f"evaluation.benchmarks.{name}.file")
+            if not found[name]:
+                raise UserError(f"{benchmark.file} has no problems; a benchmark needs one or more")
+    return found
+
+
 def needed(study: Study) -> list[str]:
     """The sources that a study reads. MATH is never trained on without MATH-500 at hand to keep it clean."""
-    names = [f"{name}/test" for name in study.evaluation.benchmarks if BENCHMARKS[name].rows is not None]
+    names = [f"{name}/test" for name in study.evaluation.benchmarks if f"{name}/test" in SOURCES]
     if isinstance(study.problems, Gsm8kProblems | MathProblems):
         names.append(f"{study.problems.source}/train")
     if isinstance(study.problems, MathProblems):
@@ -267,19 +346,34 @@ def fetch(study: Study) -> None:
         source, path = SOURCES[name], study.data_folder() / f"{name}.jsonl"
         if path.is_file():
             found = digest(load(study.data_folder(), name))
-            if found != source.digest:
+            if source.digest not in (None, found):
                 raise UserError(
                     f"{path} holds other problems than the suite's {name} (digest {found}, not "
                     f"{source.digest}); move it away and fetch again"
                 )
             Log.info("%s is there", path)
+            _tell_unpinned(name, path, found)
             continue
         rows = dataset_rows(source.hub, source.revision, source.hub_files)
         found = digest(parse(name, rows, path))
-        if found != source.digest:
+        if source.digest not in (None, found):
             raise UserError(
                 f"{source.hub} at {source.revision} holds other problems than the suite's {name} (digest "
                 f"{found}, not {source.digest}); put the original rows into {path} by hand (docs/problems.md)"
             )
         files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         Log.info("%s: %d rows of %s at %s", path, len(rows), source.hub, source.revision)
+        _tell_unpinned(name, path, found)
+
+
+def _tell_unpinned(name: str, path: Path, found: str) -> None:
+    if SOURCES[name].digest is None:
+        Log.warning("%s", unpinned(name, path, found))
+
+
+def unpinned(name: str, path: Path, found: str) -> str:
+    """What is to be said of a source whose content nothing pins, and was found to have this digest."""
+    return (
+        f"{path}: the suite pins no content of {name}; the digest {found} of what is there is recorded with "
+        "the results: compare it with that of others, and pin it in SOURCES of repro/problems/sources.py"
+    )

@@ -43,6 +43,7 @@ from repro.yaml_files import read_yaml
 
 CLAIMS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "claims.yaml"
 ACCURACY, RATIO = "accuracy", "flop_ratio"
+UNITS = {ACCURACY: "points", RATIO: "times"}  # of published values
 _WIDTH = 44  # characters of a line in a cell of text
 
 
@@ -102,6 +103,20 @@ class Claim(_Section):
     def _one_way(self) -> Claim:
         if (self.test is None) == (self.untestable == ""):
             raise ValueError("a claim has either a `test`, or why it is `untestable`")
+        return self
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Claim:
+        if self.test is None:
+            return self
+        if len({self.row, *self.test.over}) <= len(self.test.over):
+            raise ValueError("a row is compared with others, each once; mend `over`")
+        unit = UNITS.get(self.test.metric)
+        if unit and self.published.unit != unit:
+            raise ValueError(f"published values of {self.test.metric} are in {unit}")
+        none, values = float(self.test.metric == RATIO), self.published.values
+        if max(values) <= none if self.test.direction == "higher" else min(values) >= none:
+            raise ValueError(f"no published value is {self.test.direction} than {none:g}, no effect")
         return self
 
     @property

@@ -372,9 +372,9 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
 
 
 def _thinned(points: Iterable[Any]) -> Any:
-    """The coordinates of at most some 200 points, the last among them: more cannot be told apart."""
+    """The coordinates of at most some 50 points, the last among them: more cannot be told apart."""
     found = np.array(list(points))
-    return found[:: -ceil(len(found) / 200)][::-1].T
+    return found[:: -ceil(len(found) / 50)][::-1].T
 
 
 def _canvas(width: float, height: float, panels: int = 0) -> tuple[Figure, Any]:

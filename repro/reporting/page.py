@@ -13,8 +13,8 @@ from repro.files import write_bytes, write_text
 from repro.reporting.analysis import Analysis
 from repro.reporting.figures import all_figures
 from repro.reporting.results import Benchmark, Study, load
-from repro.reporting.table import Table, caveat, flops
-from repro.reporting.tables import all_tables
+from repro.reporting.table import Table, flops
+from repro.reporting.tables import all_tables, headline, summary
 
 _CAPTIONS = {
     "accuracy": "Accuracy against spent FLOPs, with 95 % intervals and every training seed.",
@@ -54,7 +54,8 @@ def build(records: Path, out: Path) -> None:
     study = load(records)
     analyses = [Analysis(study, benchmark.name) for benchmark in study.benchmarks]
     tables, figures = all_tables(analyses), all_figures(analyses)
-    page = render(study, tables, {name: svg for name, (_, svg) in figures.items()})
+    headlines = [headline(analysis) for analysis in analyses]
+    page = render(study, headlines, tables, {name: svg for name, (_, svg) in figures.items()})
     for folder in (out / "tables", out / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
@@ -64,11 +65,12 @@ def build(records: Path, out: Path) -> None:
     for name, (png, svg) in figures.items():
         write_bytes(out / "figures" / f"{name}.png", png)
         write_bytes(out / "figures" / f"{name}.svg", svg)
+    write_text(out / "summary.md", summary(analyses))
     write_text(out / "report.html", page)
 
 
-def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
-    """The report as one self-contained page; ``figures`` are SVG."""
+def render(study: Study, headlines: list[str], tables: list[Table], figures: dict[str, bytes]) -> str:
+    """The report as one self-contained page; ``headlines`` are of its benchmarks, ``figures`` are SVG."""
     facts = study.facts
     single = len(study.benchmarks) == 1
     about = {
@@ -108,14 +110,15 @@ def render(study: Study, tables: list[Table], figures: dict[str, bytes]) -> str:
     of_papers = take(shown, "claims") + take(shown, "published")
     looked_at = take(pictures, "monitors") + take(pictures, "logged")
     title = html.escape(study.title)
-    banner = f'<p class="banner" role="note">{html.escape(caveat(study))}</p>\n' if study.preliminary else ""
+    banner = ' class="banner" role="note"' * study.preliminary
+    said = "".join(f"<p{banner}>{html.escape(sentence)}</p>\n" for sentence in headlines)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
         '<p class="lead">Self-taught reasoners compared at matched FLOP budgets. A row that is incomplete '
         "shows X and says why; no mean is taken over what happens to exist.</p>\n"
-        f"{banner}{_definitions(about)}"
+        f"{said}{_definitions(about)}"
         "<h2>Result</h2>\n"
         + take(pictures, "accuracy")
         + take(shown, "leaderboard")

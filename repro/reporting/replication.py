@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Replication:
+    """``held`` of the committed 95 % intervals of the difference of two rows, of all ``pairs`` of them at all
+    budgets, have the fresh difference in them."""
+
     rows: list[Compared]
     left_out: list[str]  # what only one of them has
+    held: int
+    pairs: int
 
     @property
     def failed(self) -> bool:
@@ -53,7 +59,13 @@ class Replication:
     def table(self) -> str:
         shown = [[one.row.title, str(one.verdict), one.runs, one.what] for one in self.rows]
         head = ["row", "verdict", "runs compared", "what differs"]
-        return tabulate(shown, head, disable_numparse=True, colalign=("left", "left", "right", "left"))
+        text = tabulate(shown, head, disable_numparse=True, colalign=("left", "left", "right", "left"))
+        if not self.pairs:
+            return text
+        return (
+            f"{text}\n\nDifferences of two rows: {self.held} of {self.pairs} committed 95 % intervals "
+            f"({self.held / self.pairs:.1%}) hold the fresh difference"
+        )
 
 
 def replicate(committed: Path, fresh: Path) -> Replication:
@@ -85,9 +97,12 @@ def replicate(committed: Path, fresh: Path) -> Replication:
             next(_differences(theirs, ours, drawn, runs), "") if runs else "the seeds are others"
         )
     apart = _apart(pairs, [name for name, found in what.items() if found], budgets)
+    held = list(_held(pairs, names, budgets))
     return Replication(
         [_compared(row, len(seeds) * len(budgets), what[row.method], apart, ours) for row in rows],
         list(_left_out(ours, theirs)),
+        sum(held),
+        len(held),
     )
 
 
@@ -165,6 +180,16 @@ def _apart(
         verdict = Verdict.NOT if adjusted[at] < ALPHA else Verdict.INTERVALS
         verdicts[method] = verdict, f"{signed(difference.mean)} points {interval} at {where}"
     return verdicts
+
+
+def _held(pairs: list[tuple[Analysis, Analysis]], methods: list[str], budgets: list[int]) -> Iterator[bool]:
+    """Of every two rows at every budget, whether the committed interval of their difference holds the fresh
+    one, which errs too: where seeds are most of the error, an interval holds it in about 83 % of cases."""
+    for new, old in pairs:
+        for (one, other), budget in product(combinations(methods, 2), budgets):
+            fresh, committed = (analysis.difference(one, other, budget) for analysis in (new, old))
+            if isinstance(fresh, Difference) and isinstance(committed, Difference):
+                yield committed.low <= fresh.mean <= committed.high
 
 
 def _left_out(committed: Study, fresh: Study) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from repro.reporting.costs import costs, machine, stranded, tuning, use
 from repro.reporting.curves import FEWEST_BUDGETS
 from repro.reporting.published import published_table
 from repro.reporting.results import ENOUGH_SEEDS, Benchmark, Row, Study, X
+from repro.reporting.statistics import ALPHA
 from repro.reporting.table import (
     DASH,
     Bold,
@@ -49,6 +51,7 @@ from repro.reporting.table import (
     titled,
 )
 
+SHOWN = 6  # rows that a headline names
 KIND = {
     Role.METHOD: "method",
     Role.ABLATION: "ablation",
@@ -61,9 +64,7 @@ KIND = {
 
 def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
     """The tables of a study, given the analysis of each of its benchmarks; the first is the leaderboard."""
-    boards = [leaderboard(analysis) for analysis in analyses]
-    if len(analyses) > 1:
-        boards.insert(0, overview(analyses))
+    boards = all_boards(analyses)
     splits = [tiers(analysis) for analysis in analyses]
     first = analyses[0]
     curves = [curves_of(analysis) for analysis in analyses]
@@ -77,6 +78,12 @@ def all_tables(analyses: Sequence[Analysis]) -> list[Table]:
         *[make(first) for make in (tuning,) if first.study.tuning], stranded(first), quality(analyses),
         use(first), machine(first),
     ]  # fmt: skip
+
+
+def all_boards(analyses: Sequence[Analysis]) -> list[Table]:
+    """The leaderboard; of several benchmarks an overview of them, and one of each."""
+    boards = [leaderboard(analysis) for analysis in analyses]
+    return boards if len(boards) == 1 else [overview(analyses), *boards]
 
 
 def overview(analyses: Sequence[Analysis]) -> Table:
@@ -106,6 +113,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         + " Bold: none of the methods and ablations is significantly better (all pairs, Holm within the "
         "benchmark)." * (not study.preliminary),
         *dagger_note(cells),
+        *_content_notes(study, *(one.benchmark for one in analyses)),
         *_row_notes(study),
     ]
     return table_of(study, "leaderboard", _headline(study), cells, data, notes)
@@ -136,6 +144,16 @@ def _row_notes(study: Study) -> list[str]:
     """What is to be known of a leaderboard's rows, and of all of them together."""
     one = "One training seed: intervals and tests cover problems and samples, not training."
     return [one] * (len(study.seeds) == 1) + [f"{row.title}: {row.note}" for row in study.rows if row.note]
+
+
+def _content_notes(study: Study, *benchmarks: Benchmark) -> list[str]:
+    """By which others can tell whether they have the same problems, where the suite does not see to it."""
+    content = {facts.name: facts.content for facts in study.facts.benchmarks}
+    return [
+        f"{one.title}: the suite does not pin these problems; their digest is {content[one.name]}."
+        for one in benchmarks
+        if content.get(one.name)
+    ]
 
 
 def _spread_notes(analysis: Analysis) -> list[str]:
@@ -201,12 +219,52 @@ def leaderboard(analysis: Analysis) -> Table:
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
+        *_content_notes(study, analysis.benchmark),
         *_spread_notes(analysis),
         *dagger_note(cells),
         *_row_notes(study),
     ]
     title = titled(_headline(study), analysis)
     return table_of(study, stem("leaderboard", analysis), title, cells, data, notes)
+
+
+def headline(analysis: Analysis) -> str:
+    """What the leaderboard says, in words: how many methods and ablations beat the references at the top
+    budget, and which of them no other beats."""
+    study, top, ranks = analysis.study, analysis.study.top, analysis.ranks
+    on = f" on {analysis.benchmark.title}" * (len(study.benchmarks) > 1)
+    if not ranks:
+        return f"No method or ablation has a score at {flops(top)}{on}."
+    seeds = f"{len(study.seeds)} training seed" + "s" * (len(study.seeds) > 1)
+    beaten = []
+    for reference in analysis.references:
+        found = analysis.differences(reference.method, top)
+        better = 0
+        for name in ranks:
+            difference, p = found[name]
+            better += isinstance(difference, Difference) and difference.mean > 0 and p < ALPHA
+        verb = "scores" if better < 2 else "score"
+        beaten.append(f"{better or 'none'} {verb} significantly higher than {reference.title}")
+    first = [row for row in analysis.by_score if ranks.get(row.method, (0, 0))[0] == 1]
+    named = [f"{row.title} ({_plain_score(analysis, row)})" for row in first[:SHOWN]]
+    rest = f" and {len(first) - SHOWN} more" * (len(first) > SHOWN)
+    lead = f"At {flops(top)}{on}, over {seeds}, of {len(ranks)} methods and ablations "
+    said = f"none is significantly better than {', '.join(named)}{rest}."
+    return lead + "; ".join([*beaten, said]) + f" {caveat(study)}" * study.preliminary
+
+
+def _plain_score(analysis: Analysis, row: Row) -> str:
+    score = analysis.accuracy(row.method, analysis.study.top)
+    return "X" if isinstance(score, X) else percent(score.mean)
+
+
+def summary(analyses: Sequence[Analysis]) -> str:
+    """For a README, as Markdown: the headlines, and the leaderboard without its ablations."""
+    board = all_boards(analyses)[0]
+    kept = board.cells["Kind"] != KIND[Role.ABLATION]
+    note = ["Without ablations, which the report has; they are among those that are ranked and compared."]
+    short = replace(board, cells=board.cells[kept], notes=[*note * (not kept.all()), *board.notes])
+    return "\n\n".join([*map(headline, analyses), short.markdown()])
 
 
 def tiers(analysis: Analysis) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -58,9 +58,14 @@ def scorer_for(spec: Literal["ladder"] | RewardModel | None) -> ProcessScorer | 
         from repro.rewards.pooling import PoolingScorer
 
         return PoolingScorer(spec)
-    from repro.rewards.transformers import CausalScorer, TokenClassifier
+    from repro.rewards.transformers import CausalScorer, TokenClassifier, ValueHeadScorer
 
-    return CausalScorer(spec) if spec.kind == "causal" else TokenClassifier(spec)
+    kinds: dict[str, Callable[[RewardModel], ProcessScorer]] = {
+        "causal": CausalScorer,
+        "token_classification": TokenClassifier,
+        "value_head": ValueHeadScorer,
+    }
+    return kinds[spec.kind](spec)
 
 
 def aggregate(rewards: Sequence[float], how: Aggregation) -> float:

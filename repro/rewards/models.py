@@ -8,6 +8,7 @@ there, the reward is P(good) = softmax(z)[good].
 kind                  a step and its mark                              answers
 ===================== ================================================ ==========================
 token_classification  the step, the separator; read at its last token  labels 0 and 1
+value_head            the step, the separator; read at its last token  0 and a value
 causal                ``step ки`` on a line of its own                  next tokens ``-`` and ``+``
 pooling               the step, ``<extra_0>``; the question in a chat  labels 0 and 1
 ===================== ================================================ ==========================
@@ -17,9 +18,8 @@ off has reward 0: what the model cannot see is not trusted.
 
 **FLOPs.** A head of labels stands in the model's shape as an LM head of as many columns over
 every token, which is exact: 2 for TRL's linear head, hidden size + 2 for Qwen's two layers. The LM head of a
-causal model is applied, and counted, at the marks alone. Tokens after the last mark are not processed.
-
-Models with a scalar value head (Skywork-o1-Open-PRM) are not supported: their head is code of their own.
+causal model and a value head, of one column, are applied, and counted, at the marks alone. Tokens after the
+last mark are not processed.
 """
 
 from __future__ import annotations

@@ -69,12 +69,22 @@ class PoolingScorer(ModelScorer):
     def _margins(self, rows: Sequence[Row]) -> list[list[float]]:
         if not rows:
             return []
+        worked = self._engine is not None
+        try:
+            return self._ask(rows)
+        except _Died:
+            if not worked:
+                raise
+            return self._ask(rows)  # one that has answered before is started anew, once
+
+    def _ask(self, rows: Sequence[Row]) -> list[list[float]]:
         if self._engine is None:
             options = {
                 "model": str(self.folder),
                 "dtype": self.spec.dtype,
                 "max_model_len": self.positions,
                 "max_num_seqs": self.spec.batch_size,
+                "tensor_parallel_size": self.spec.tensor_parallel,
             }
             self._engine = _Engine(options, self.name)
         try:
@@ -82,6 +92,10 @@ class PoolingScorer(ModelScorer):
         except BaseException:
             self.close()  # an engine still at work would answer the next question
             raise
+
+
+class _Died(UserError):
+    """The engine ended before it answered."""
 
 
 class _Engine:
@@ -113,7 +127,7 @@ class _Engine:
             said = [
                 line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()
             ]
-            raise UserError(
+            raise _Died(
                 f"vLLM, which runs the reward model {self._name}, ended with status "
                 f"{self._process.returncode} ({said[-1] if said else 'it said nothing'}); "
                 "see that it is installed and that the model fits the GPU, and run again"

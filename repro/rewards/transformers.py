@@ -1,4 +1,5 @@
-"""Process reward models that transformers runs: TRL's token classifiers, Math-Shepherd's causal models."""
+"""Process reward models that transformers runs: TRL's token classifiers, value heads such as Skywork's, and
+Math-Shepherd's causal models."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from safetensors import safe_open
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 
 from repro.config import RewardModel
 from repro.errors import UserError
@@ -17,6 +19,7 @@ from repro.models import loading
 from repro.rewards.models import ModelScorer, Row, head_shape
 from repro.shapes import counted
 
+VALUE_HEAD = ("v_head.summary.weight", "v_head.summary.bias")
 GOOD, BAD, TAG = "+", "-", "ки"  # of Math-Shepherd: a good step, a bad one, the end of a step
 
 
@@ -112,6 +115,65 @@ class TokenClassifier(TransformersScorer):
 
     def _answers(self, ids: torch.Tensor, mask: torch.Tensor, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return self.model(input_ids=ids, attention_mask=mask).logits[at]
+
+
+class ValueHeadScorer(TransformersScorer):
+    """A language model with a scalar value head, as Skywork-o1-Open-PRM: the sigmoid of the value at the end
+    of each step is its reward.
+
+    Its rows are ``<bos>question``, a new line, and the tokens of each step, tokenized by itself, with the
+    last token of the separator (Skywork's is a new line) after it. The head is one linear layer, in the
+    model's safetensors under the names of TRL's value heads; no code of the model's own is run.
+    """
+
+    auto_class = AutoModel
+
+    def __init__(self, spec: RewardModel) -> None:
+        super().__init__(spec)
+        self._head: Any = None
+
+    @property
+    def head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight ``[hidden]`` and bias ``[]`` of the head."""
+        if self._head is None:
+            found: dict[str, torch.Tensor] = {}
+            for path in sorted(self.folder.glob("*.safetensors")):
+                with safe_open(path, framework="pt") as file:
+                    found |= {name: file.get_tensor(name) for name in {*VALUE_HEAD} & {*file.keys()}}
+            weight, bias = (found.get(name) for name in VALUE_HEAD)
+            if weight is None or bias is None or weight.numel() != self.config.get("hidden_size"):
+                raise UserError(
+                    f"The model in {self.folder} has no value head ({' and '.join(VALUE_HEAD)}) of its "
+                    "hidden size: it is no reward model of kind value_head; mend process_rewards"
+                )
+            self._head = tuple(part.flatten().squeeze().to(self.device).double() for part in (weight, bias))
+        return self._head
+
+    def close(self) -> None:
+        self._head = None
+        super().close()
+
+    def _shape(self, where: str) -> ModelShape:
+        return head_shape(self.config, where, columns=1)
+
+    def _logits(self, row: Row) -> int:
+        return len(row.marks)
+
+    def _row(self, question: str, steps: Sequence[str]) -> Row:
+        mark = self.tokenizer.encode(self.spec.separator, add_special_tokens=False)[-1:]
+        if not mark:
+            raise UserError(
+                f"The tokenizer in {self.folder} finds no tokens in the separator {self.spec.separator!r}; "
+                "set process_rewards.separator to the one that the model was trained with"
+            )
+        text = f"{self.tokenizer.bos_token or ''}{question}\n"
+        return self._pieces(self.tokenizer.encode(text, add_special_tokens=False), steps, mark)
+
+    def _answers(self, ids: torch.Tensor, mask: torch.Tensor, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        weight, bias = self.head
+        hidden = self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        value = hidden[at].double() @ weight + bias
+        return torch.stack([torch.zeros_like(value), value], dim=1)  # softmax of (0, v) is sigmoid(v)
 
 
 class CausalScorer(TransformersScorer):

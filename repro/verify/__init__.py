@@ -23,9 +23,9 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.records import Verdict
-from repro.verify.answers import MAX_ANSWER, compare, extract, is_number, normalise
+from repro.verify.answers import MAX_ANSWER, closed, compare, extract, is_number, normalise
 
-__all__ = ["VERSION", "Verifier", "extract", "normalise"]
+__all__ = ["VERSION", "Verifier", "closed", "extract", "normalise"]
 
 VERSION = f"3+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 3 when rules change
 
@@ -93,7 +93,8 @@ class Verifier:
             if not is_number(gold) and readable.get((None, gold)) is not Verdict.CORRECT:
                 raise UserError(
                     f"The gold answer {answer[:80]!r} of {place} cannot be read by the verifier; "
-                    "write it as a number or as LaTeX, or leave it out (problems.exclude)."
+                    "write it as a number or as LaTeX, or leave it out (of training by problems.exclude, of "
+                    "a benchmark by removing its line)."
                 )
 
     def _check(self, tasks: Sequence[Task]) -> dict[Task, Verdict]:

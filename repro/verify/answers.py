@@ -16,7 +16,8 @@ from repro.verify.units import is_unit
 MAX_ANSWER = 512  # characters; longer "answers" are not answers, and cost the checker most
 
 # Runs of white space, and all else that may repeat, are matched possessively: a run that does not lead to a
-# match is not tried again in parts.
+# match is not tried again in parts. Groups are so by (?>...): a possessive quantifier behind a group matches
+# wrongly in Python before 3.11.5 (python/cpython#106052).
 _BOX = re.compile(
     r"\\(?:boxed|fbox)\s*+\{|\\(?:boxed|fbox)\s*+(?P<bare>[+-]?[0-9][^\s{}$\\]*)|\\.|[{}]", re.S
 )
@@ -24,10 +25,19 @@ _HASHES = re.compile(r"(?<!#)#{4,}+[ \t]*+([^#\s][^#\n]*)")
 _PHRASE = re.compile(  # "the final answer is", "Answer:", "**Answer**:", "Answer $", a line that starts "A:"
     r"\b(?i:answer)\b(?:[^\n.:]{0,80}?\bis\b(?:\s*+:)?|[*\s]{0,4}(?::|(?=\$|\\[(\[])))|^A:", re.M
 )
-_FORMULA = re.compile(r"\$++((?:[^$\\]|\\.)++)\$++|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_FORMULA = re.compile(r"\$++((?>(?:[^$\\]|\\.)+))\$++|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)")
 # Behind a formula: nothing more of the answer.
 _ALL_SAID = re.compile(r"[\s*.,;:!]*+(?:$|(?:because|since|where)\b)", re.I)
+
+
+_THOUGHTS_END = "</think>"
+
+
+def closed(text: str) -> str:
+    """A completion of a model that thinks first. Thoughts that were cut off are closed, so that
+    :func:`extract` finds no answer in them: they pass through the right value now and then."""
+    return text if _THOUGHTS_END in text else text + _THOUGHTS_END
 
 
 def extract(text: str) -> str | None:
@@ -39,7 +49,7 @@ def extract(text: str) -> str | None:
     models write ``####`` headings. There is no fall-back to "the last number": it would accept
     truncated reasoning that happens to pass through the right value.
     """
-    text = text.rpartition("</think>")[2]
+    text = text.rpartition(_THOUGHTS_END)[2]
     answer = _last_box(text)
     if answer is None:
         lines = _HASHES.findall(text)
@@ -86,7 +96,7 @@ def _after_phrase(text: str) -> str | None:
 
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)\s*+[$€£¥]?+\s*+"
-    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})++|[0-9]*+)(?:\.(?P<decimals>[0-9]*+))?"
+    r"(?P<whole>[0-9]{1,3}(?>(?:,[0-9]{3})+)|[0-9]*+)(?:\.(?P<decimals>[0-9]*+))?"
     r"\s*+[$€£¥¢]?+\s*+(?P<percent>(?:\\?%)?)\s*+[.,;]?"
 )
 _UNICODE = str.maketrans(
@@ -105,7 +115,7 @@ _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆₇₈₉�
 _PLAIN = "0123456789+-"
 _UNDER_ROOT = re.compile(r"√\s*+(?:([0-9]++(?:\.[0-9]++)?|[A-Za-zπ])|\(([^()√]*+)\))")
 _THOUSANDS = re.compile(
-    r"(?<![0-9.,}!;:])[0-9]{1,3}(?:(?:\s*+\{\s*+,\s*+\}|,\\!\s*+|\\[,;:])[0-9]{3})++(?![0-9])"
+    r"(?<![0-9.,}!;:])[0-9]{1,3}(?>(?:(?:\s*+\{\s*+,\s*+\}|,\\!\s*+|\\[,;:])[0-9]{3})+)(?![0-9])"
 )
 _ARGUMENT = r"\s*+(\{[^{}]*+\}|\\pi(?![A-Za-z])|[0-9A-Za-z])"
 
@@ -123,7 +133,7 @@ _REWRITES: tuple[_Rewrite, ...] = (
     (_THOUSANDS, lambda match: re.sub(r"[^0-9]", "", match[0])),
     (re.compile(r"\{\s*+,\s*+\}"), ","),
     (re.compile(r"(?<!\\)\\!"), ""),  # not the row break before it
-    (re.compile(r"(?:(?<!\\)\\(?:q?quad(?![A-Za-z])|[,;: ])|~|\s)++"), " "),
+    (re.compile(r"(?>(?:(?<!\\)\\(?:q?quad(?![A-Za-z])|[,;: ])|~|\s)+)"), " "),
     (re.compile(r"\\(?:phantom|displaystyle)(?![A-Za-z])"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(rf"\\frac{_ARGUMENT}{_ARGUMENT}"), _braced),
@@ -137,10 +147,12 @@ _REWRITES: tuple[_Rewrite, ...] = (
     (re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*+\{([^{}A-Za-z]*+)\}"), r"\1"),  # \text{13}
     (re.compile(r"^\\(?:text|mbox)\s*+\{([+-]?[0-9][^{}]*+)\}$"), r"\1"),  # \text{13 cm}
     (
-        re.compile(r"(?<=[0-9])\s*+(\\text\s*+\{)?+\s*+(?:per ?cent|percentage|pct)\.?+\s*+(?(1)\})$", re.I),
+        re.compile(
+            r"(?<=[0-9])\s*+(?>(\\text\s*+\{)?)\s*+(?:per ?cent|percentage|pct)\.?+\s*+(?(1)\})$", re.I
+        ),
         "%",
     ),
-    (re.compile(r"(?<=[0-9])\s*+(\\text\s*+\{)?+\s*+([ap])\.?+ ?+m\.?+\s*+(?(1)\})$", re.I), _half_day),
+    (re.compile(r"(?<=[0-9])\s*+(?>(\\text\s*+\{)?)\s*+([ap])\.?+ ?+m\.?+\s*+(?(1)\})$", re.I), _half_day),
     (
         re.compile(r"^([+-]?[0-9.,]++)\s*+(?:\^\s*+(?:\\circ|\{\s*+\\circ\s*+\})|\\degrees?+)\s*+[CF]?+$"),
         r"\1",
@@ -148,12 +160,12 @@ _REWRITES: tuple[_Rewrite, ...] = (
     (re.compile(r"(?<=[0-9])\s*+_\s*+(?:\{\s*+([0-9]++)\s*+\}|([0-9]++))"), r"_{\1\2}"),
     (re.compile(r"(?<=[0-9])_\{10\}"), ""),  # the base that needs no mention
     (re.compile(r"(?<!\\)\\$"), ""),  # of a space at the end
-    (re.compile(r"^(?:[\s*`=]|\\approx(?![A-Za-z]))++"), ""),
+    (re.compile(r"^(?>(?:[\s*`=]|\\approx(?![A-Za-z]))+)"), ""),
 )
 _MARKED = re.compile(
-    r"\\(?:text(?:normal|bf|it|rm)?|mbox|math(?:rm|bf|it))\s*+\{([^{}]*+)\}(?:\s*+\^(?:[0-9]|\{[0-9]\}))?+$"
+    r"\\(?:text(?:normal|bf|it|rm)?|mbox|math(?:rm|bf|it))\s*+\{([^{}]*+)\}(?>(?:\s*+\^(?:[0-9]|\{[0-9]\}))?)$"
 )
-_NO_LETTERS = re.compile(r"(?:[^A-Za-z\\]|\\(?:[A-Za-z]++|.))*+", re.S)
+_NO_LETTERS = re.compile(r"(?>(?:[^A-Za-z\\]|\\(?:[A-Za-z]++|.))*)", re.S)
 MAX_ROUNDS = 10  # answers are dressed in fewer layers
 
 
@@ -225,7 +237,7 @@ def _without_unit(answer: str) -> str:
 
 # -- numbers -------------------------------------------------------------------------------------------
 
-_DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})++|[0-9]++)(?:\.[0-9]++)?|\.[0-9]++)"
+_DECIMAL = r"(?:(?:[0-9]{1,3}(?>(?:,[0-9]{3})+)|[0-9]++)(?:\.[0-9]++)?|\.[0-9]++)"
 _QUOTIENT = re.compile(
     rf"(?P<top>{_DECIMAL}) ?/ ?(?P<bottom>{_DECIMAL})"
     rf"|\\frac\{{ ?(?P<over>[+-]?{_DECIMAL}) ?\}}\{{ ?(?P<under>[+-]?{_DECIMAL}) ?\}}"
@@ -299,7 +311,9 @@ _UNDONE = re.compile(
 _BRACKETED = re.compile(r"\([^()]*+\)")
 _COMMAND = re.compile(r"\\[A-Za-z]++")
 _EQUALS = re.compile(r"(?<![<>!\\])=")
-_NAME = re.compile(r"\s*+\\?[A-Za-z]++\s*+(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]++\}))?+(?:\([A-Za-z0-9]\))?\s*+")
+_NAME = re.compile(
+    r"\s*+\\?[A-Za-z]++\s*+(?>(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]++\}))?)(?:\([A-Za-z0-9]\))?\s*+"
+)
 _BASE = re.compile(r"[0-9}]\s*+_\s*+\{?+([^{}\s]*+)")
 _PRIME = re.compile(r"[A-Za-z]'++")
 _HALVES = (" am", " pm")  # of the day
