@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from repro.reporting.statistics import LEVEL
 
+_ROUNDING = 1e-12  # of a loss: a step that costs no more leads to the same digits on every machine
 TOLERANCE = 1e-9  # scores are counts, so exact ties are common: rounding is not to break them
 FEWEST_BUDGETS = 5  # that a sigmoid of three parameters is fitted to
 STEEPEST = 10.0  # exponent searched; a score then goes from a tenth to nine tenths of its rise within x 1.55
@@ -187,7 +188,7 @@ def fit_sigmoid(scores: np.ndarray, base: np.ndarray, budgets: np.ndarray) -> Si
         normal += np.eye(3) * (damping[:, None] * np.einsum("fii->fi", normal) + 1e-15)[:, None]
         step = np.linalg.solve(normal, -np.einsum("fbi,fb->fi", jacobian, rest)[..., None])[..., 0]
         tried = np.clip(best + step, low, most)
-        better = residuals(tried)[2] < loss
+        better = residuals(tried)[2] < loss * (1 + _ROUNDING)
         best = np.where(better[:, None], tried, best)
         rest, jacobian, loss = residuals(best)
         damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
