@@ -44,6 +44,10 @@ TESTS = [f"{WORK}/problems/test/{name}.jsonl" for name in STUDY.evaluation.bench
 TASK_NAMES = {f"{task(name)}_{mode}.yaml" for name in STUDY.evaluation.benchmarks for mode in MODES}
 TASKS = sorted(f"benchmarks/tasks/{name}" for name in {"suite.py", "_base.yaml", *TASK_NAMES})
 ENVIRONMENT = "requirements/conda.yaml"
+# Checkpoints that go once they are evaluated do so as soon as their run is over. Others are evaluated with those of
+# all seeds of a row, in one job: an engine starts once for them.
+ALONE = STUDY.training.keep == "nothing"
+EVALUATED = ["{seed}"] if ALONE else STUDY.seeds
 HELD = ExitStack()
 
 # Jobs use the Python that runs this workflow, unless a conda environment is asked for (--sdm conda).
@@ -182,23 +186,24 @@ rule train:
 
 
 rule evaluate:
-    # All seeds of a row in one job: an engine starts once for them.
     input:
-        expand(f"{WORK}/runs/{{{{method}}}}-{{seed}}.json", seed=STUDY.seeds),
+        expand(f"{WORK}/runs/{{{{method}}}}-{{seed}}.json", seed=EVALUATED),
         TESTS,
         TASKS,
     output:
-        expand(f"{WORK}/evaluations/{{{{method}}}}-{{seed}}.{{kind}}", seed=STUDY.seeds, kind=["parquet", "json"]),
+        expand(f"{WORK}/evaluations/{{{{method}}}}-{{seed}}.{{kind}}", seed=EVALUATED, kind=["parquet", "json"]),
     params:
         settings=evaluation_settings,
+        seed="--seed {seed}" if ALONE else "",
+    priority: 1  # before more is trained, so that few checkpoints lie on the disk
     resources:
         gpu=STUDY.gpus,
     log:
-        f"{WORK}/logs/evaluate-{{method}}.log",
+        f"{WORK}/logs/evaluate-{{method}}" + ("-{seed}.log" if ALONE else ".log"),
     conda:
         ENVIRONMENT
     shell:
-        'python -m repro.cli evaluate "$STUDY" --method {wildcards.method} 2> {log}'
+        'python -m repro.cli evaluate "$STUDY" --method {wildcards.method} {params.seed} 2> {log}'
 
 
 rule collect:

@@ -325,7 +325,7 @@ class LoRA(Section):
 
 class Training(Section):
     SPLIT: ClassVar[frozenset[str]] = frozenset(
-        {"micro_batch", "gradient_checkpointing", "padding_free", "save_every", "keep_moments", "accelerate"}
+        {"micro_batch", "gradient_checkpointing", "padding_free", "save_every", "keep", "accelerate"}
     )
 
     max_length: Tokens = 2048  # tokens; a longer response loses its end
@@ -336,7 +336,9 @@ class Training(Section):
     lora: LoRA | None = None  # default: all weights are trained
     accelerate: Path | None = None  # config of `accelerate launch`: FSDP or copies, processes
     save_every: Steps | None = None  # steps after which a killed training call can go on
-    keep_moments: bool = True  # of a finished run: a higher budget then goes on where it ended
+    # What stays of a finished run: the weights of every budget, and the moments from which a higher budget
+    # goes on; or those weights; or nothing, once they are evaluated.
+    keep: Literal["moments", "weights", "nothing"] = "moments"
 
 
 class RewardModel(Section):

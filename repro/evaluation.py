@@ -127,7 +127,8 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     Writes the samples (parquet) to ``layout.samples(method, seed)``, and beside it (JSON) the cost by budget,
     the task versions, the prompt with its digest, and the engine with its versions. A run that is not ok has
     no samples. What one checkpoint does on one benchmark is a part of its own: a killed evaluation goes on
-    with the next. Raises UserError for a checkpoint that is not what the run sealed.
+    with the next. Where the study keeps nothing of a finished run, its checkpoints are removed at the end.
+    Raises UserError for a checkpoint that is not what the run sealed, or that is no longer there.
     """
     from repro.sampling import sampler_for
 
@@ -149,8 +150,7 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     with files.lease(folder, wait=True), closing(sampler_for(study.sampling)) as sampler:
         for row in run["budgets"]:
             tally, seconds = Tally.zero(), 0.0
-            model = _checkpoint(layout, row, layout.run(method, seed))
-            for part in _parts(study, layout, model, seed, sampler, folder, shape.window):
+            for part in _parts(study, layout, method, seed, row, sampler, folder, shape.window):
                 found = files.read_json(part / "facts.json", keys=("tally", "seconds", "device", "tasks"))
                 tally += Tally.from_json(found["tally"])
                 seconds += found["seconds"]
@@ -174,6 +174,10 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     parts = {"key": run["key"], "parts": sorted(set(used)), "samples": files.sha256(out)}
     facts["settings"] = asked(study)
     files.write_checked(out.with_suffix(".json"), {"budgets": costs, **parts, **facts})
+    if study.training.keep == "nothing":
+        for row in run["budgets"]:
+            if layout.runs in (model := layout.work / row["checkpoint"]).parents:  # else the base model
+                files.discard(model)
 
 
 def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
@@ -184,24 +188,28 @@ def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
         raise UserError(
             f"the checkpoint {row['checkpoint']} lies outside {layout.work}; train that run again"
         )
+    manifest = layout.base_manifest if model == layout.base.resolve() else manifest
+    mend = "and run `snakemake`: the weights are made again from the run's journal"
+    if not model.is_dir():
+        raise UserError(f"the checkpoint {model} is no longer there; delete {manifest}, {mend}")
     if not files.sealed(model) or files.fingerprint(model) != row["fingerprint"]:
-        manifest = layout.base_manifest if model == layout.base.resolve() else manifest
         raise UserError(
-            f"the checkpoint {model} is not what its run sealed there; delete it and {manifest}, and run "
-            "`snakemake`: the weights are made again from the run's journal"
+            f"the checkpoint {model} is not what its run sealed there; delete it and {manifest}, {mend}"
         )
     return model
 
 
 def _parts(
-    study: Study, layout: Layout, model: Path, seed: int, sampler: Sampler, folder: Path, window: int
+    study: Study, layout: Layout, method: str, seed: int, row: Mapping[str, Any], sampler: Sampler,
+    folder: Path, window: int,
 ) -> list[Path]:
-    """The folders with samples and facts of one checkpoint, one a benchmark, made unless they are there."""
-    names = identity.part_names(study, layout, files.fingerprint(model), seed)
+    """The folders with samples and facts of the checkpoint of a row of a manifest, one a benchmark, made
+    unless they are there."""
+    names = identity.part_names(study, layout, row["fingerprint"], seed)
     parts: dict[BenchmarkName, Path] = {name: folder / part for name, part in names.items()}
     missing = {name: part for name, part in parts.items() if not files.sealed(part)}
     if missing:
-        sampler.load(model)
+        sampler.load(_checkpoint(layout, row, layout.run(method, seed)))
     for name, part in missing.items():
         with files.building(part) as building:
             started = perf_counter()

@@ -271,6 +271,12 @@ def prune(folder: Path, keep: Callable[[Path], bool]) -> None:
             path.unlink()
 
 
+def discard(folder: Path) -> None:
+    """Remove a sealed folder. What is left of it, where that is cut short, is not complete."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """A folder to fill; on success it is sealed and takes the name ``folder``, on failure it is removed."""

@@ -775,8 +775,7 @@ class Lab:
             if model in weights:
                 files.prune(model, _is_weights)
             else:
-                (model / files.COMPLETE).unlink(missing_ok=True)  # what is left of it is nothing
-                shutil.rmtree(model, ignore_errors=True)
+                files.discard(model)
                 with suppress(OSError):  # not empty
                     model.parent.rmdir()
 

@@ -119,7 +119,7 @@ def engines(study: Study, verifier: Verifier) -> Engines:
         stop=stops(study.prompt),
         thinking=bool(study.prompt.thinking),
         lora_rank=study.training.lora.rank if study.training.lora else 0,
-        keep_moments=study.training.keep_moments,
+        keep_moments=study.training.keep == "moments",
     )
 
 

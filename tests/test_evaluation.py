@@ -30,7 +30,7 @@ from repro.config import Study
 from repro.discovery import load_method
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
-from repro.files import fingerprint, read_checked, read_json, seal, sha256, write_checked
+from repro.files import fingerprint, read_checked, read_json, seal, sealed, sha256, write_checked
 from repro.flops import sample_tally
 from repro.identity import part_names, run_key
 from repro.identity import settings as run_settings
@@ -588,18 +588,51 @@ def gone(layout: Layout, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("harm", [zeroed, of_another_budget, gone])
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (zeroed, "is not what its run sealed there; delete it and "),
+        (of_another_budget, "is not what its run sealed there; delete it and "),
+        (gone, "is no longer there; delete "),
+    ],
+)
 def test_only_what_the_run_sealed_is_evaluated(
-    tmp_path: Path, model: Path, engine: Scripted, harm: Callable[[Layout, Path], None]
+    tmp_path: Path, model: Path, engine: Scripted, harm: Callable[[Layout, Path], None], says: str
 ) -> None:
     study = made_study()
     layout = made_run(tmp_path, study, model)
     harm(layout, layout.runs / "star-3-key/models/000001/step-000002")
-    with pytest.raises(
-        UserError, match=r"step-000002 is not what its run sealed .* delete it and .*star-3\.json"
-    ):
+    with pytest.raises(UserError, match=rf"step-000002 {says}.*star-3\.json, and run"):
         evaluate_run(study, "star", 3, layout)
     assert not layout.samples("star", 3).exists()
+
+
+def test_checkpoints_go_once_they_are_evaluated(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    def kept() -> list[str]:
+        return sorted(path.parent.name for path in layout.runs.rglob("model.safetensors"))
+
+    study = made_study()
+    study = study.model_copy(update={"training": study.training.model_copy(update={"keep": "nothing"})})
+    layout = made_run(tmp_path, study, model)
+    on_base = {**read_checked(layout.run("star", 3))["budgets"][0], "checkpoint": "base"}
+    write_manifest(layout, study, "rft", [{**on_base, "fingerprint": fingerprint(layout.base)}])
+    evaluate_run(study, "rft", 3, layout)
+    assert sealed(layout.base) and kept() == ["step-000001", "step-000002"]  # no run's, or not evaluated
+
+    say, engine.say = engine.say, None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        evaluate_run(study, "star", 3, layout)
+    assert kept() == ["step-000001", "step-000002"]
+    engine.say = say
+    evaluate_run(study, "star", 3, layout)
+    assert not kept() and sealed(layout.base)
+    wanted, done = layout.samples("star", 3).read_bytes(), len(engine.calls)
+    evaluate_run(study, "star", 3, layout)  # of parts that are there nobody needs the weights
+    assert len(engine.calls) == done and layout.samples("star", 3).read_bytes() == wanted
+    more = study.model_copy(update={"evaluation": made_study(max_tokens=9).evaluation})
+    with pytest.raises(UserError, match=r"step-000001 is no longer there; delete .*star-3\.json, and run"):
+        evaluate_run(more, "star", 3, layout)
+    assert layout.samples("star", 3).read_bytes() == wanted
 
 
 def test_a_checkpoint_outside_of_work_is_refused(tmp_path: Path, model: Path, engine: Scripted) -> None:

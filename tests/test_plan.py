@@ -209,9 +209,34 @@ def test_disk(tmp_path: Path) -> None:
     assert disk["checkpoints of the job that runs"].bytes == 3 * 817_920
     # 10 problems, 3 + 1 completions, 3 budgets, 2 + 6 runs, 64 bytes
     assert disk["evaluated samples (parquet)"].bytes == 10 * 4 * 3 * 8 * 64
-    forgets = made(tmp_path, **ADASTAR, training__keep_moments=False)
-    disk = {place.what: place for place in forgets.disk}
-    assert disk["last weights and moments, to go on from"].bytes == 0
+    for keep, runs in (("weights", 4), ("nothing", 1)):  # of one run, until it is evaluated
+        disk = {
+            place.what: place.bytes
+            for place in made(tmp_path, methods=["star", "adastar"], training__keep=keep).disk
+        }
+        assert disk["last weights and moments, to go on from"] == 0
+        assert disk["weights of every budget"] == runs * 3 * 272_640
+
+
+def test_engines_start_in_the_hours(tmp_path: Path) -> None:
+    vllm = {"sampling__engine": "vllm", "gpus": 2}
+    found = {}
+    for name, more in {
+        "transformers": {}, "vllm": vllm, "kept": {**vllm, "sampling__reuse": True},
+        "launched": {**vllm, "training__accelerate": str(ROOT / "benchmarks/accelerate/fsdp.yaml")},
+        "alone": {**vllm, "training__keep": "nothing"},
+    }.items():  # fmt: skip
+        made_plan = made(tmp_path, **ADASTAR, **more)
+        found[name] = made_plan.starting
+        assert made_plan.hours("H100")["start"] == max(1, made_plan.gpus) * made_plan.starting / 3600
+    (run,) = made_plan.plays["adastar"].runs
+    assert (sampled := run.starts["sample"]) > 2 and (trained := run.starts["train"]) > 2
+    # Two runs, three checkpoints each, evaluated in one job.
+    assert found["transformers"] == 2 * 5 * (sampled + trained) + 5 + 6 * 5
+    assert found["vllm"] == 2 * (60 * sampled + 5 * trained) + 60 + 6 * 60
+    assert found["kept"] == 2 * 5 * (sampled + trained) + 60 + 6 * 5
+    assert found["launched"] == found["vllm"] + 2 * 25 * trained
+    assert found["alone"] == found["vllm"] + 60
 
 
 def test_power_is_that_of_the_statistics(tmp_path: Path) -> None:

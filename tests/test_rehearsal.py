@@ -77,6 +77,8 @@ def test_a_round_costs_what_it_does_by_hand() -> None:
     # Reading alone: 30 tokens, 1 logit, 465 pairs, then 20 tokens and 210 pairs less.
     assert one.prefill == 3_930_880 + 2 * (1_228_800 + 6_400 + 130_560)
     assert one.stranded == 0
+    # The second round begins: it samples. Of two trainings in a row the second finds the engine at work.
+    assert one.starts == {"sample": 2, "train": 1}
 
 
 def test_scoring_with_a_model_and_by_rules() -> None:
@@ -92,6 +94,7 @@ def test_scoring_with_a_model_and_by_rules() -> None:
     price = 6 * (PASS - 96_000)  # of six completions, without logits
     (one,) = rehearse(Scores(), Stage(scorer), [SAMPLED + price]).standings
     assert one.accounts == {"sample": SAMPLED, "reward": price}
+    assert one.starts == {"sample": 2, "reward": 1}
     (one,) = rehearse(Scores(), Stage(scorer), [SAMPLED + price - 1]).standings
     assert one.spent == SAMPLED + price * 5 // 6
     (one,) = rehearse(Scores(), Stage(replace(SCRIPT, rewards=True)), [SAMPLED]).standings

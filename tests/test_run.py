@@ -199,7 +199,7 @@ def test_a_finished_run_goes_on_when_the_top_budget_rises(bench: Bench) -> None:
                 "max_length": 64,
                 "padding_free": True,
                 "accelerate": "any.yaml",
-                "keep_moments": False,
+                "keep": "nothing",
             }
         },
         {"title": "Another", "target_accuracies": [0.5], "seeds": [0, 1, 2], "gpus": 1},

@@ -42,6 +42,7 @@ SOLUTION_BYTES = 4.5  # per sampled token, in the journal
 MFU = 0.30  # of the GPU's peak, in training and scoring
 SAMPLING_USE = 0.10  # the same in sampling and evaluation, which wait for memory
 ACCURACY = 0.35  # of the models, on problems that are trained on and on those of benchmarks
+VLLM, LAUNCH, LOAD = 60, 30, 5  # seconds to start an engine of vLLM, processes that train, and to load weights
 SEED_NOISE = 0.2  # spread of a model's log-odds from training seed to training seed: two points of accuracy
 
 MASTER, GRADIENT, MOMENTS = 4, 4, 8  # bytes per trained weight: float32, and Adam's two
@@ -112,6 +113,7 @@ class Plan:
     disk: list[Place]
     plays: dict[str, Play]  # by method: its rounds, steps and accounts at each budget
     prefill: float  # share of sampling's FLOPs that reads prompts, which is as fast as training
+    starting: float  # seconds in which a job's GPUs wait for engines, over all jobs
     assumptions: list[str]
 
     def total(self, account: str) -> float:
@@ -121,7 +123,8 @@ class Plan:
         """GPU-hours of the whole study on one of :data:`repro.planning.hardware.GPUS`, by account."""
         uses = {"train": mfu, "reward": mfu, "evaluate": sampling_use}
         uses["sample"] = 1 / (self.prefill / mfu + (1 - self.prefill) / sampling_use)
-        return {name: self.total(name) / (GPUS[gpu].flops * use) / 3600 for name, use in uses.items()}
+        hours = {name: self.total(name) / (GPUS[gpu].flops * use) / 3600 for name, use in uses.items()}
+        return hours | {"start": self.starting * max(1, self.gpus) / 3600}
 
 
 def make(study: Study, layout: Layout, file: Path) -> Plan:
@@ -163,7 +166,7 @@ class Planner:
         )
         return Plan(
             f"{study.title} ({study.name})", model, study.gpus, study.budgets, runs, benchmarks, memory, disk,
-            self.plays, self._prefill(), self.assumptions,
+            self.plays, self._prefill(), self._starting(), self.assumptions,
         )  # fmt: skip
 
     def _assume(self, sentence: str) -> None:
@@ -280,6 +283,23 @@ class Planner:
         sampled = sum(run.accounts.get(name, 0) for run in runs for name in (Account.SAMPLE, Account.SEARCH))
         return sum(run.prefill for run in runs) / sampled if sampled else 0.0
 
+    def _starting(self) -> float:
+        study, seeds, runs = self.study, len(self.study.seeds), self._runs()
+        vllm = study.sampling.engine == "vllm"
+        sample = LOAD if study.sampling.reuse or not vllm else VLLM
+        score = VLLM if self.scorer and self.scorer.kind == "pooling" else LOAD
+        train = LAUNCH if study.training.accelerate else LOAD
+        self._assume(
+            f"engine starts, guesses: {sample} s each time that sampling follows other work, {score} s for "
+            f"the reward model, {train} s for training"
+        )
+        each = {Account.SAMPLE: sample, Account.REWARD: score, Account.TRAIN: train}
+        started = seeds * sum(each[of] * run.starts.get(of, 0) for run in runs for of in each)
+        # A job evaluates a run where its checkpoints then go, else those of all seeds of a row.
+        jobs = len(self.methods) * (seeds if study.training.keep == "nothing" else 1)
+        checkpoints = seeds * len(study.budgets) * sum(play.spends for play in self.plays.values())
+        return started + jobs * (VLLM if vllm else LOAD) + checkpoints * sample
+
     def _run(self, name: str, method: Method, benchmarks: Sequence[Benchmark]) -> Run:
         study, seeds, play = self.study, len(self.study.seeds), self.plays[name]
         checkpoint = seeds * sum(benchmark.flops for benchmark in benchmarks)
@@ -339,12 +359,14 @@ class Planner:
     def _disk(self, runs: Sequence[Run], benchmarks: Sequence[Benchmark]) -> list[Place]:
         study, spec = self.study, self.study.base_model
         weights, moments = MASTER * self.shape.parameters, MOMENTS * self.trained_weights
-        budgets = len(study.seeds) * len(study.budgets)
-        kept = weights * budgets * sum(play.spends for play in self.plays.values())
+        runs_kept = sum(play.spends for play in self.plays.values()) * len(study.seeds)
+        if study.training.keep == "nothing":  # of one run, until it is evaluated
+            runs_kept = min(runs_kept, 1)
+        kept = weights * len(study.budgets) * runs_kept
         call = weights + moments  # what a training call leaves
         going = 3 * call  # the call before, this one's, and the last save of it
         # A run that a budget cut in training: the model that the call began with, and the call's state.
-        grow = weights + MASTER * self.trained_weights + moments if study.training.keep_moments else 0
+        grow = weights + MASTER * self.trained_weights + moments if study.training.keep == "moments" else 0
         grown = sum(run.runs for run in runs if run.flops and not self.methods[run.method].plans) * grow
         drawn = len(study.seeds) * sum(run.completions for run in self._runs())
         texts = drawn * min(self.training_text.completion, study.sampling.max_tokens) * SOLUTION_BYTES
@@ -530,7 +552,7 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
         ),
         _section(
             f"GPU-hours of the study, and hours on {max(1, plan.gpus)} of them",
-            ["GPU", "train", "sample", "reward", "evaluate", "GPU-hours", "hours", "memory"],
+            ["GPU", "train", "sample", "reward", "evaluate", "start", "GPU-hours", "hours", "memory"],
             [_gpu_row(plan, name, mfu, sampling_use) for name in gpus],
         ),
         _section(
@@ -547,8 +569,8 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
     assumed = [
         *plan.assumptions,
         f"GPU-hours: bfloat16 at {mfu:.0%} of the peak in training, scoring and reading prompts (--mfu), "
-        f"{sampling_use:.0%} in sampling and evaluation (--sampling-utilisation); engine starts and "
-        "verification, which is the CPU's, come on top",
+        f"{sampling_use:.0%} in sampling and evaluation (--sampling-utilisation); verification, which is "
+        "the CPU's, comes on top",
     ]
     parts.append("Assumptions\n" + "\n".join(f"- {sentence}" for sentence in assumed))
     return "\n\n".join(parts)
@@ -565,7 +587,7 @@ def _gpu_row(plan: Plan, name: str, mfu: float, sampling_use: float) -> list[str
     total = sum(hours.values())
     missing = [need.phase for need in plan.memory if not need.fits(GPUS[name].memory)]
     fits = "fits" if not missing else f"too small for {' and '.join(missing)}"
-    accounts = [_number(hours[account]) for account in ("train", "sample", "reward", "evaluate")]
+    accounts = [_number(hours[account]) for account in ("train", "sample", "reward", "evaluate", "start")]
     return [name, *accounts, _number(total), _number(total / max(1, plan.gpus)), fits]
 
 

@@ -67,6 +67,7 @@ class Standing:
     completed: int  # of them; a round that trains to the end of the budget is one
     steps: int
     calls: int  # of the Lab, metered ones
+    starts: dict[str, int]  # of engines that sample, score or train, each of which ends another's work
     completions: int
     stranded: float  # share of the budget that is not in the checkpoint: spent since, or left over
     accounts: dict[str, int]  # FLOPs
@@ -198,6 +199,8 @@ class RehearsalLab:
         self._method = method
         self._accounts: Counter[str] = Counter()
         self._calls = self._steps = self._drawn = self._prefill = 0
+        self._starts: Counter[str] = Counter()
+        self._at_work = ""  # what the engine of the last call is for
         self._held = 0  # spent by the end of the last optimizer step
         self._last = False  # whether a call trains to the end of the budget
 
@@ -244,6 +247,7 @@ class RehearsalLab:
         search: bool = False,
     ) -> list[list[Completion]]:
         self._begin()
+        self._start(Account.SAMPLE)
         counts = [n] * len(problems) if isinstance(n, int) else list(n)
         numbers = np.repeat(np.array([int(problem.id) for problem in problems], int), counts)
         chance = self._stage.chance[numbers]
@@ -275,6 +279,7 @@ class RehearsalLab:
             raise Unavailable("the study has no process rewards (key `process_rewards`)")
         if self._script.scorer:
             self._begin()
+            self._start(Account.REWARD)
             costs = [self._prices.scored(completion.tokens) for completion in completions]
             for cost in [sum(costs)] if self._fits(sum(costs)) else costs:
                 self._charge(Account.REWARD, cost)
@@ -294,6 +299,7 @@ class RehearsalLab:
         horizon: int | None = None,
     ) -> TrainReport:
         self._begin()
+        self._start(Account.TRAIN)
         if epochs is not None:
             steps = steps_of(epochs, len(data), batch_size)
         costs = [self._prices.trained(row.responses) for row in data]
@@ -354,6 +360,11 @@ class RehearsalLab:
             raise BudgetSpent
         self._calls += 1
 
+    def _start(self, account: Account) -> None:
+        if self._at_work != account:
+            self._starts[account] += 1
+        self._at_work = account
+
     def _fits(self, cost: int) -> bool:
         """Whether no budget is cut within this cost."""
         return self.spent + cost <= self._budgets[len(self.standings)]
@@ -371,8 +382,8 @@ class RehearsalLab:
         budget = self._budgets[len(self.standings)]
         self.standings.append(
             Standing(
-                budget, self.spent, self.round, self._completed, self._steps, self._calls, self._drawn,
-                1 - self._held / budget,
+                budget, self.spent, self.round, self._completed, self._steps, self._calls,
+                dict(self._starts), self._drawn, 1 - self._held / budget,
                 {str(account): cost for account, cost in self._accounts.items()}, self._prefill,
             )
         )  # fmt: skip
