@@ -163,9 +163,8 @@ def _members(manager: Any, name: str) -> list[str]:
     if name in manager.all_subtasks:
         return [name]
     config = manager.task_index[name].cfg if name in manager.all_groups else {}
-    members = config.get("task")
-    named = isinstance(members, list) and all(isinstance(one, str) for one in members)
-    if not named or set(config) - GROUP:
+    members = config.get("task", [None])
+    if set(config) - GROUP or not all(isinstance(one, str) for one in members):
         raise UserError(f"{KEY}.task: {name} is neither a task nor a plain list of tasks; name a task")
     return [task for one in members for task in _members(manager, one)]
 

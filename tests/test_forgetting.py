@@ -56,7 +56,8 @@ def folder(tmp_path: Path) -> Path:
             "task": f"sums_{name}", "dataset_path": "json", "test_split": "test", "fewshot_split": "test",
             "dataset_kwargs": {"data_files": {"test": str(own / f"{name}.jsonl")}},
             "output_type": "generate_until", "doc_to_text": "{{a}} + 1 =", "doc_to_target": "{{target}}",
-            "num_fewshot": 1, "metric_list": [metric], "filter_list": regex, "metadata": {"version": 1.5},
+            "num_fewshot": 1, "repeats": 2, "metric_list": [metric], "filter_list": regex,
+            "metadata": {"version": 1.5},
             "generation_kwargs": {"do_sample": True, "temperature": 0.7, "until": "\n\n", "max_gen_toks": 40},
         })  # fmt: skip
     names = [f"sums_{name}" for name in SIZES]
@@ -93,10 +94,11 @@ def watched(folder: Path, task: str = "sums", **keys: Any) -> Forgetting:
     ("task", "reads"), [("sums", "last"), ("sums_alike", "last"), ("sums_large", "strict")]
 )
 def test_scores_are_those_of_lm_eval(folder: Path, task: str, reads: str) -> None:
-    found = remember(Scripted(say), watched(folder, task)).samples
+    ours, other = Scripted(say), Scripted(say)
+    found = remember(ours, watched(folder, task)).samples
     with forgetting.quiet():
         theirs = lm_eval.simple_evaluate(
-            SamplerModel(Scripted(say), 0), tasks=[task], limit=5, bootstrap_iters=0,
+            SamplerModel(other, 0), tasks=[task], limit=5, bootstrap_iters=0,
             task_manager=TaskManager(include_path=folder, include_defaults=False),
         )  # fmt: skip
     wanted = (theirs.get("groups") or theirs["results"])[task][f"exact_match,{reads}"]
@@ -105,6 +107,8 @@ def test_scores_are_those_of_lm_eval(folder: Path, task: str, reads: str) -> Non
     by_task = found.groupby("tier")["correct"].mean()
     assert (by_task.mean() if asked.alike else found["correct"].mean()) == pytest.approx(wanted)
     assert 0 < wanted < 1
+    (mine,), (its,) = ([[r.prompt for r in asked] for _, asked in one.calls] for one in (ours, other))
+    assert mine == its  # the worked examples, too
 
 
 def test_samples_are_rows_like_those_of_a_benchmark(folder: Path) -> None:
