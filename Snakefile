@@ -111,7 +111,7 @@ def run_settings(wildcards):
 
 def evaluation_settings(wildcards):
     evaluated = STUDY.model_dump(mode="json", include={"evaluation"})
-    asked = [evaluated, STUDY.sampling.numbers(), STUDY.numerics]
+    asked = [evaluated, STUDY.sampling.numbers(), STUDY.numerics, *identity.watched(STUDY)]
     return text_of([*asked, identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
 
 

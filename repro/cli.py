@@ -207,11 +207,14 @@ def fetch(study: StudyFile) -> None:
     """Download what a study needs (data sets, models), so that all else runs without a network."""
     # Read when huggingface_hub is first imported, which nothing above does.
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+    os.environ["HF_DATASETS_OFFLINE"] = "0"
     from repro import fetch as hub
+    from repro import forgetting
     from repro.problems import sources
 
     config = load_study(study)
     sources.fetch(config)
+    forgetting.fetch(config)
     hub.models(config)
 
 

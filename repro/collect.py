@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, csv_files, files, identity, problems, tuned
+from repro import __version__, csv_files, files, forgetting, identity, problems, tuned
 from repro.config import Study
 from repro.discovery import load_method
 from repro.errors import UserError
@@ -20,7 +20,7 @@ from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
 from repro.ledger import Entry
 from repro.profiles import asked, settings
-from repro.schema import CSV, FILES, SAMPLE_KEY, Account
+from repro.schema import CSV, FILES, FORGETTING, SAMPLE_KEY, Account
 
 TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
@@ -100,6 +100,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "budgets": study.budgets,
         "seeds": study.seeds,
         "benchmarks": _benchmarks(study, table, layout),
+        **_forgetting(study, table),
         "evaluation": facts,
         "target_accuracies": study.target_accuracies,
         "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
@@ -201,6 +202,26 @@ def _benchmarks(study: Study, samples: pd.DataFrame, layout: Layout) -> list[dic
             }
         )
     return found
+
+
+def _forgetting(study: Study, samples: pd.DataFrame) -> dict[str, Any]:
+    """The task that is watched for forgetting, if there is one, with a digest of its documents."""
+    spec = study.evaluation.forgetting
+    if spec is None:
+        return {}
+    asked = forgetting.describe(spec)
+    documents = samples.loc[samples["benchmark"] == FORGETTING, "problem"]
+    facts = {
+        "name": FORGETTING,
+        "title": spec.task,
+        "tiers": sorted(asked.tasks),
+        "macro": asked.alike,
+        "metric": f"{asked.metric} ({asked.filter}), greedy" + ", mean over tasks" * asked.alike,
+        "samples_per_problem": 0,
+        "max_tokens": asked.max_tokens,
+        "content": files.digest(sorted(documents.unique())),
+    }
+    return {"forgetting": facts}
 
 
 def _runs(study: Study, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from repro.errors import UserError
 from repro.numerics import Numerics
 from repro.objectives import Optimizer
 from repro.records import Role
+from repro.schema import FORGETTING
 from repro.validation import shown, validated
 from repro.yaml_files import read_yaml
 
@@ -392,6 +393,16 @@ class Benchmark(Section):
         return self
 
 
+class Forgetting(Section):
+    """A generative task of lm-eval's collection, on which checkpoints are compared with the base model."""
+
+    task: Title  # or group, such as mmlu_pro or bbh_cot_fewshot
+    limit: Size = Field(gt=0)  # documents of each task, the first, as lm-eval's --limit has it
+    filter: Text | None = UNSET  # that reads the answer; default: the group's, else the task's first
+    max_tokens: Tokens | None = UNSET  # of a completion; default: the task's
+    folder: Path | None = UNSET  # of tasks of your own; default: lm-eval's collection
+
+
 def _known(given: dict[str, Benchmark]) -> dict[str, Benchmark]:
     for name, benchmark in given.items():
         shipped = name in BENCHMARKS
@@ -412,6 +423,15 @@ class Evaluation(Section):
     # Which problems: the benchmarks' own, or those that the study holds out of its training set, asked as the
     # one benchmark's are. Trials of a tuning look at these.
     split: Literal["test", "validation"] = "test"
+    forgetting: Forgetting | None = UNSET
+
+    @model_validator(mode="after")
+    def _apart(self) -> Evaluation:
+        if self.forgetting is not None and FORGETTING in self.benchmarks:
+            raise ValueError(
+                f"{FORGETTING} is what the records call its task; give the benchmark another name"
+            )
+        return self
 
     def row(self, name: BenchmarkName) -> BenchmarkRow:
         """A benchmark of the study as the suite's table has it, or as the study says of its own."""

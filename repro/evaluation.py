@@ -8,12 +8,13 @@ truncation rate, and no two models that meet the same random numbers.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stderr
+from contextlib import closing, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -25,11 +26,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from repro import files, identity, numerics, problems
+from repro import files, forgetting, identity, numerics, problems
 from repro.benchmarks import MODES, task
-from repro.config import BenchmarkName, Study
+from repro.config import BenchmarkName, Forgetting, Study
 from repro.errors import UserError
 from repro.flops import Tally, sample_tally
+from repro.forgetting import quiet
 from repro.identity import TASKS
 from repro.layout import Layout
 from repro.machine import device
@@ -37,6 +39,7 @@ from repro.problems.prompts import stops
 from repro.profiles import Settings, asked, settings
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
+from repro.schema import FORGETTING
 from repro.seeds import stream_seed
 from repro.shapes import shape_of
 from repro.verify import closed
@@ -83,7 +86,7 @@ def evaluate(
     from lm_eval.tasks import TaskManager  # brings in `datasets`, which takes seconds
 
     names = {mode: f"{task(benchmark)}_{mode}" for mode in MODES}
-    with _quiet():
+    with quiet():
         manager = TaskManager(
             include_path=tasks_dir,
             include_defaults=False,
@@ -101,7 +104,7 @@ def evaluate(
         loaded[name].set_config("repeats", how.samples if mode == "sampled" else 1)
 
     model = SamplerModel(sampler, seed, thinking)
-    with _quiet():
+    with quiet():
         results = lm_eval.evaluate(model, {"tasks": loaded}, bootstrap_iters=0, log_samples=True)
     samples = pd.DataFrame(
         [
@@ -114,15 +117,49 @@ def evaluate(
     )
     wanted = sum(len(task.eval_docs) * task.config.repeats for task in loaded.values())
     assert len(samples) == wanted, f"lm-eval returned {len(samples)} of {wanted} samples"
-    tallies = (
-        sample_tally(s.prompt_tokens, [x.tokens for x in s.samples], window=window)
-        for s in model.sampled.values()
-    )
-    return Evaluation(samples, sum(tallies, Tally.zero()), dict(results["versions"]))
+    return Evaluation(samples, model.tally(window), dict(results["versions"]))
+
+
+def remember(sampler: Sampler, spec: Forgetting, *, window: int = 0) -> Evaluation:
+    """Evaluate the model that ``sampler`` has loaded on the task that is watched for forgetting: greedily, on
+    lm-eval's own prompts, without a chat template. A tier is a task; a problem's id ends with a digest of its
+    prompt and target, by which documents that differ are told apart.
+
+    Raises :class:`UserError` as :func:`repro.forgetting.load` does, and where a document is neither right nor
+    wrong.
+    """
+    asked, tasks, model = forgetting.describe(spec), forgetting.load(spec), SamplerModel(sampler, 0)
+    with quiet():
+        results = lm_eval.evaluate(
+            model, {"tasks": tasks}, limit=spec.limit, bootstrap_iters=0, log_samples=True
+        )
+    rows = []
+    for name in tasks:
+        for logged in results["samples"][name]:
+            if logged["filter"] != asked.filter:
+                continue
+            score = logged.get(asked.metric)
+            if score not in (0, 1):
+                raise UserError(
+                    f"{forgetting.KEY}.task: {asked.metric} of a document of {name} is {score}, and neither "
+                    "0 nor 1; name another task"
+                )
+            (sample,) = model.sampled[name, logged["doc_id"]].samples
+            document = files.digest(logged["prompt_hash"], logged["target_hash"])
+            verdict = str(Verdict.CORRECT if score else Verdict.WRONG)
+            text_hash = hashlib.sha256(sample.text.encode(errors="surrogatepass")).hexdigest()[:16]
+            rows.append(
+                (FORGETTING, "greedy", name, f"{name}-{logged['doc_id']:05d}-{document[:8]}", 0, bool(score),
+                 verdict, None, sample.tokens, sample.finish, text_hash)
+            )  # fmt: skip
+    samples = pd.DataFrame(rows, columns=list(COLUMNS))
+    assert len(samples) == len(model.sampled), f"lm-eval returned {len(samples)} of {len(model.sampled)}"
+    return Evaluation(samples, model.tally(window), dict(results["versions"]))
 
 
 def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
-    """Evaluate the checkpoints of a run on every benchmark, once each, whatever budgets they serve.
+    """Evaluate the checkpoints of a run on every benchmark, and on the task that is watched for forgetting,
+    once each, whatever budgets they serve.
 
     Writes the samples (parquet) to ``layout.samples(method, seed)``, and beside it (JSON) the cost by budget,
     the task versions, the prompt with its digest, and the engine with its versions. A run that is not ok has
@@ -160,8 +197,8 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
                 for name, value in (("budget", row["budget"]), ("seed", seed), ("method", method)):
                     table.insert(0, name, value)
                 samples.append(table)
-                sampled = table[table["mode"] == "sampled"]
-                accuracy = sampled.groupby("tier")["correct"].mean().round(3).to_dict()
+                first = table[table["mode"] == table["mode"].iloc[0]]  # sampled, where any are
+                accuracy = first.groupby("tier")["correct"].mean().round(3).to_dict()
                 where = run["title"], seed, row["budget"], table["benchmark"].iloc[0]
                 Log.info("%s seed %d at %.3g FLOP on %s: %s", *where, accuracy)
             costs[str(row["budget"])] = {
@@ -213,11 +250,14 @@ def _parts(
     for name, part in missing.items():
         with files.building(part) as building:
             started = perf_counter()
-            found = evaluate(
-                sampler, layout.test(name).parent, name, settings(study, name), seed=seed,
-                stop=stops(study.prompt, study.evaluation.benchmarks[name]), window=window,
-                thinking=bool(study.prompt.thinking),
-            )  # fmt: skip
+            if name == FORGETTING and study.evaluation.forgetting:
+                found = remember(sampler, study.evaluation.forgetting, window=window)
+            else:
+                found = evaluate(
+                    sampler, layout.test(name).parent, name, settings(study, name), seed=seed,
+                    stop=stops(study.prompt, study.evaluation.benchmarks[name]), window=window,
+                    thinking=bool(study.prompt.thinking),
+                )  # fmt: skip
             found.samples.to_parquet(building / "samples.parquet", index=False)
             facts = {"tally": found.tally.to_json(), "tasks": found.task_versions, "device": device()}
             files.write_json(building / "facts.json", {**facts, "seconds": perf_counter() - started})
@@ -253,6 +293,14 @@ class SamplerModel(LM):
         texts = [next(samples[key]).text for key in keys]
         return [closed(text) for text in texts] if self._thinking else texts
 
+    def tally(self, window: int) -> Tally:
+        """Of all that was sampled."""
+        tallies = (
+            sample_tally(s.prompt_tokens, [x.tokens for x in s.samples], window=window)
+            for s in self.sampled.values()
+        )
+        return sum(tallies, Tally.zero())
+
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         raise UserError(
             f"Task {requests[0].task_name} asks for log-likelihoods, which the suite's samplers do not give; "
@@ -286,16 +334,3 @@ def _records(logged: Mapping[str, Any], sampled: Sampled) -> Iterator[tuple[Any,
     for i, (sample, (verdict, answer, text_hash)) in enumerate(zip(sampled.samples, checked, strict=True)):
         found = (verdict == Verdict.CORRECT, str(verdict), answer, sample.tokens, sample.finish, text_hash)
         yield problem["tier"], problem["id"], i, *found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without lm-eval's log and its bars for building prompts; what goes wrong is raised."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -30,6 +30,7 @@ from repro.layout import Layout
 from repro.method import Method
 from repro.problems import ProblemSet
 from repro.problems.prompts import stops, templates
+from repro.schema import FORGETTING
 from repro.verify import VERSION as VERIFIER
 
 TASKS = ROOT / "benchmarks" / "tasks"
@@ -81,7 +82,7 @@ def engine(study: Study) -> dict[str, str]:
 
 def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[BenchmarkName, str]:
     """Of an evaluation's parts, one a benchmark: what a checkpoint with the fingerprint ``weights`` does on
-    it depends on problems, task files, settings, seed and engine."""
+    it depends on problems, task files, settings, seed and engine. One more is :data:`FORGETTING`'s."""
     names = {}
     thinking = ["thinking"] if study.prompt.thinking else []
     for name, benchmark in study.evaluation.benchmarks.items():
@@ -94,7 +95,21 @@ def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[Be
             *thinking,
         )  # fmt: skip
         names[name] = f"{name}-{key}"
+    if asked := watched(study):
+        key = files.digest(NUMBERS, weights, asked, study.sampling.numbers(), engine(study), study.numerics)
+        names[FORGETTING] = f"{FORGETTING}-{key}"
     return names
+
+
+def watched(study: Study) -> list[Any]:
+    """What is asked to see what was forgotten, and by which lm-eval; the files of tasks of the user's own by
+    their content. Nothing where the study names no task."""
+    spec = study.evaluation.forgetting
+    if spec is None:
+        return []
+    own = sorted(path for path in spec.folder.rglob("*") if path.is_file()) if spec.folder else []
+    contents = {str(path.relative_to(spec.folder)): files.sha256(path) for path in own if spec.folder}
+    return [spec.model_dump(mode="json", exclude={"folder"}), contents, version("lm-eval")]
 
 
 def base_settings(study: Study) -> list[Any]:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from repro.config import BenchmarkName, Study
+from repro.schema import FORGETTING
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def settings(study: Study, benchmark: BenchmarkName) -> Settings:
 
 def asked(study: Study) -> dict[str, dict[str, Any]]:
     """The settings of all benchmarks of a study, with how many problems of each it takes and, where it says
-    so, what ends a completion."""
+    so, what ends a completion; and of the task that is watched for forgetting, if there is one."""
+    watched = study.evaluation.forgetting
     return {
         name: {
             **asdict(settings(study, name)),
@@ -78,4 +80,4 @@ def asked(study: Study) -> dict[str, dict[str, Any]]:
             **({} if benchmark.stop is None else {"stop": benchmark.stop}),
         }
         for name, benchmark in study.evaluation.benchmarks.items()
-    }
+    } | ({FORGETTING: watched.model_dump(mode="json", exclude={"folder"})} if watched else {})

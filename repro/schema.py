@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -94,6 +94,7 @@ SAMPLES = (
     "answer", "tokens", "finish", "text_hash",
 )  # fmt: skip
 SAMPLE_KEY = ("method", "seed", "budget", "benchmark", "mode", "problem", "sample")  # no two lines share it
+FORGETTING = "forgetting"  # what samples.parquet calls the task of that column, as if it were a benchmark
 CSV = {
     "runs.csv": RUNS,
     "ledger.csv": LEDGER,
@@ -124,6 +125,12 @@ class BenchmarkFacts(_Facts):
     content: str | None = None  # digest of its problems, where the suite pins none
 
 
+class ForgettingFacts(BenchmarkFacts):
+    """The same of the task that is watched for forgetting: each of its tasks is a tier."""
+
+    samples_per_problem: Literal[0]  # a greedy completion alone
+
+
 class EvaluationFacts(_Facts):
     """How everything was evaluated alike; null where no run was."""
 
@@ -145,6 +152,7 @@ class Facts(_Facts):
     budgets: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)  # FLOPs
     seeds: list[Count] = Field(min_length=1)
     benchmarks: list[BenchmarkFacts] = Field(min_length=1)
+    forgetting: ForgettingFacts | None = None  # where the study names a task
     evaluation: EvaluationFacts
     target_accuracies: list[float]
     model: ModelFacts

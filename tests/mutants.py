@@ -624,6 +624,8 @@ CLAIMS = [
 
 OWN = "tests/test_benchmarks.py::test_"
 SWITCHES = "tests/test_evaluation.py::test_"
+WATCHED = "tests/test_forgetting.py::test_"
+BOARDS = "tests/test_tables.py::test_"
 READERS = "tests/test_problems.py::test_"
 BENCHMARKS = [
     *seen_by("repro/identity.py", f"{OWN}a_benchmark_is_told_by_its_own_task_files_alone", {
@@ -651,6 +653,30 @@ BENCHMARKS = [
     }),
     *seen_by("repro/evaluation.py", f"{OWN}a_file_of_a_study_is_a_benchmark", {
         '"benchmark": benchmark}': "}",
+    }),
+    *seen_by("repro/forgetting.py", f"{WATCHED}it_asks_greedily_with_the_task_s_own_prompts", {
+        "task.set_fewshot_seed(SHOTS)": "pass",
+        'task.set_config("repeats", 1)': "pass",
+        '"temperature": 0.0, "until": [until] if isinstance(until, str) else until,':
+            '"temperature": 0.0, "until": until,',
+        "spec.max_tokens or generation": "generation",
+    }),
+    *seen_by("repro/forgetting.py", f"{WATCHED}scores_are_those_of_lm_eval", {
+        "reads = wanted if isinstance(wanted, str) else wanted[0]": "pass",
+        'not score.get("weight_by_size", True)': "False",
+    }),
+    *seen_by("repro/evaluation.py", f"{WATCHED}samples_are_rows_like_those_of_a_benchmark", {
+        "limit=spec.limit": "limit=None",
+        'if logged["filter"] != asked.filter:': "if False:",
+    }),
+    *seen_by("repro/identity.py", f"{WATCHED}parts_are_done_once", {
+        "{str(path.relative_to(spec.folder)): files.sha256(path) for path in own if spec.folder}": "{}",
+    }),
+    *seen_by("repro/reporting/results.py", f"{BOARDS}a_hole_in_what_was_asked_is_refused", {
+        "due = key in finished": "due = wanted",
+    }),
+    *seen_by("repro/reporting/tables.py", f"{BOARDS}of_one_benchmark_the_leaderboard_has_the_column", {
+        "if study.forgetting and base else None": "if study.forgetting else None",
     }),
     *seen_by("repro/problems/__init__.py", f"{OWN}a_file_of_a_study_is_a_benchmark", {
         '"digest": sources.digest(rows), "pinned": False}': '"digest": sources.digest(rows), "pinned": True}',

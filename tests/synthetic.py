@@ -19,7 +19,7 @@ from repro import files
 from repro.flops import ModelShape, Tally, flops, papers_flops
 from repro.records import Role
 from repro.reporting.results import Benchmark, Row, Study
-from repro.schema import CSV, FILES, INSIDE, SAMPLES, TALLY, Account, Facts
+from repro.schema import CSV, FILES, FORGETTING, INSIDE, SAMPLES, TALLY, Account, Facts
 
 TIERS = ("1", "2", "3")
 BUDGETS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000)
@@ -157,9 +157,11 @@ def write_records(
     k: int = 4,
     seed_noise: float = 0.05,
     benchmarks: tuple[str, ...] = ("ladder",),
+    forgets: bool = False,
 ) -> Path:
     """The records of rows that get better as they say, deterministic in the arguments. Every benchmark has
-    the same problems; each is a little harder than the one before."""
+    the same problems; each is a little harder than the one before. With ``forgets`` there is a task of which
+    rows forget as much as they gain."""
     rng = np.random.default_rng(7)
     problems = len(TIERS) * per_tier
     hard = np.repeat(np.linspace(1.2, -1.5, len(TIERS)), per_tier) + rng.normal(0, 1.0, problems)
@@ -192,6 +194,7 @@ def write_records(
                     ledger.append(entry(row.method, seed, budget, Account.RULES, 10**6, round=b + 1))
                 logit = hard + wobble + row.gain * (b + 1) / len(budgets)
                 drawn = _samples(rng, row.method, seed, budget, logit, per_tier, k, benchmarks)
+                drawn += _forgotten(row, seed, budget) if forgets else []
                 tokens = sum(sample[SAMPLES.index("tokens")] for sample in drawn)
                 ledger.append(
                     entry(row.method, seed, budget, Account.EVALUATE, tokens, sequences=len(drawn), call=0)
@@ -216,10 +219,26 @@ def write_records(
                    "samples_per_problem": k, "macro": name == "ladder"} for name in benchmarks
         ],
     )  # fmt: skip
+    if forgets:
+        facts["forgetting"] = {
+            "name": FORGETTING, "title": "bbh_cot_fewshot", "tiers": ["navigate", "snarks"], "macro": False,
+            "metric": "exact_match (get-answer), greedy", "samples_per_problem": 0, "max_tokens": 1024,
+            "content": "d0c5",
+        }  # fmt: skip
     return write(
         folder, facts, runs=runs, ledger=ledger, monitors=monitors, visits=visits, machine=machine,
         samples=samples, tuning=_tuning(rows, budgets[-1] - len(seeds)),
     )  # fmt: skip
+
+
+def _forgotten(row: Made, seed: int, budget: int) -> list[tuple[Any, ...]]:
+    """Greedy completions of 40 documents: 30 are right, 10 fewer for each gain of 1; seeds differ by 1."""
+    right = 30 - round(10 * row.gain) + (seed if row.role is not Role.BASE else 0)
+    return [
+        (row.method, seed, budget, FORGETTING, "greedy", ("navigate", "snarks")[i % 2], f"doc-{i:02d}", 0,
+         i < right, "correct" if i < right else "wrong", None, 5, "stop", "a")
+        for i in range(40)
+    ]  # fmt: skip
 
 
 def _tuning(rows: Iterable[Made], flops: int) -> list[dict[str, Any]]:

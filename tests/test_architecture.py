@@ -22,7 +22,7 @@ LAYERS = [
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"shapes"},
-    {"fetch", "models", "problems", "sampling", "verify", "rewards", "training"},
+    {"fetch", "models", "problems", "sampling", "verify", "rewards", "training", "forgetting"},
     {"method"},
     {"tuned"},
     {"discovery"},

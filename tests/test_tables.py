@@ -218,6 +218,77 @@ def test_benchmarks_may_differ_in_their_samples(tmp_path: Path) -> None:
     assert one["maj@k"].to_numpy() == pytest.approx(one["pass@1"].to_numpy())  # of one sample
 
 
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The records of two benchmarks and a task that is watched for forgetting."""
+    folder = tmp_path_factory.mktemp("watched") / "records"
+    return write_records(folder, ROWS, benchmarks=("gsm8k", "math"), forgets=True)
+
+
+COLUMN = "Δ bbh_cot_fewshot\n(forgetting)"
+
+
+def test_what_was_forgotten_is_a_column(watched: Path, tmp_path: Path) -> None:
+    """Of 40 documents the base knows 30; a row of gain 1.2 forgets 12, its seeds 1 and 2 one and two less:
+    minus 11 of 40 in the mean."""
+    study = load(watched)
+    board = overview([Analysis(study, one.name) for one in study.benchmarks])
+    data = board.data.set_index("method")
+    assert data.loc["good", "forgetting"] == pytest.approx(-11 / 40)
+    assert data.loc["good", "forgetting_low"] < -11 / 40 < data.loc["good", "forgetting_high"] < 0
+    assert data.loc["random", "forgetting"] == pytest.approx(3 / 40)
+    cells = board.cells.set_index("Method")[COLUMN]
+    assert cells["GOOD"].startswith("\N{MINUS SIGN}27.5\n[") and cells["RANDOM"].startswith("+7.5\n[")
+    assert (cells["BASE"], cells["CRASHED"], cells["ABSENT"]) == (DASH, "X", "X")
+    notes = "\n".join(board.notes)
+    assert "exact_match (get-answer), greedy, on 40 documents of lm-eval's bbh_cot_fewshot" in notes
+    assert "against BASE, which has 75.0 %" in notes and "digest is d0c5" in notes
+    build(watched, tmp_path)
+    tables = tmp_path / "tables"
+    assert "forgetting,forgetting_low,forgetting_high" in (tables / "leaderboard.csv").read_text()
+    shown = {"md": "<br>(forgetting)", "tex": "(forgetting)"}
+    assert all(text in (tables / f"leaderboard.{kind}").read_text() for kind, text in shown.items())
+    page = (tmp_path / "report.html").read_text()
+    assert "Δ bbh_cot_fewshot<br>(forgetting)" in page and "<dt>Forgetting</dt>" in page
+    assert "documents: 40 (navigate: 20, snarks: 20)" in page
+
+
+def test_what_was_forgotten_ranks_nothing(watched: Path, tmp_path: Path) -> None:
+    """All else is as it would be without the task; it has no table and no figure of its own."""
+    build(watched, tmp_path / "with")
+    build(write_records(tmp_path / "records", ROWS, benchmarks=("gsm8k", "math")), tmp_path / "without")
+    for folder in ("tables", "figures"):
+        names = sorted(path.name for path in (tmp_path / "without" / folder).iterdir())
+        assert names == sorted(path.name for path in (tmp_path / "with" / folder).iterdir())
+        for name in names:
+            with_it, without = ((tmp_path / one / folder / name).read_bytes() for one in ("with", "without"))
+            evaluation = name.startswith(("costs.", "leaderboard."))  # what it took is told, and the column
+            assert evaluation or with_it == without, name
+    assert b"orgetting" not in (tmp_path / "without" / "report.html").read_bytes()
+
+
+def test_of_one_benchmark_the_leaderboard_has_the_column(tmp_path: Path) -> None:
+    records = write_records(tmp_path / "records", ROWS, forgets=True)
+    board, *others = all_tables([Analysis(load(records))])
+    assert COLUMN in board.cells.columns and COLUMN not in {c for one in others for c in one.cells.columns}
+    no_base = write_records(tmp_path / "no_base", ROWS[1:], forgets=True)
+    assert COLUMN not in leaderboard(Analysis(load(no_base))).cells.columns
+
+
+def test_a_hole_in_what_was_asked_is_refused(watched: Path, tmp_path: Path) -> None:
+    records = shutil.copytree(watched, tmp_path / "records")
+    samples = pd.read_parquet(records / "samples.parquet")
+    last = samples.index[(samples["benchmark"] == "forgetting") & (samples["method"] == "good")][-1]
+    samples.drop(index=last).to_parquet(records / "samples.parquet", index=False)
+    with pytest.raises(UserError, match="has 39 greedy rows of forgetting where one a problem is due"):
+        load(seal(records))
+    other = samples.copy()
+    other.loc[last, "mode"] = "sampled"
+    other.to_parquet(records / "samples.parquet", index=False)
+    with pytest.raises(UserError, match="sampled rows per problem of forgetting where 0 are due"):
+        load(seal(records))
+
+
 def test_every_file_is_written(out: Path) -> None:
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     wanted = {"summary.md"} | {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}

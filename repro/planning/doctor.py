@@ -30,6 +30,7 @@ from repro.numerics import lacking
 from repro.planning import plan, shapes
 from repro.planning.hardware import GIB
 from repro.planning.rehearsal import mend
+from repro.records import Role
 from repro.training.accelerate import processes
 
 PYPROJECT = ROOT / "pyproject.toml"
@@ -310,6 +311,7 @@ def _model(folder: Path | None, name: str, mend: str) -> Iterator[str | Problem]
 
 
 def _data(case: Case) -> Iterator[str | Problem]:
+    from repro import forgetting
     from repro.problems import sources
 
     study = case.study
@@ -334,21 +336,27 @@ def _data(case: Case) -> Iterator[str | Problem]:
         yield f"{study.problems.file}: {len(sources.load_jsonl(study.problems.file))} problems"
     elif not (names or own):
         yield "the suite makes the problems"
+    if spec := study.evaluation.forgetting:
+        asked = forgetting.documents(spec)
+        yield f"{spec.task}: {sum(asked.values())} documents of {len(asked)} tasks, to see what was forgotten"
 
 
 # -- what the study asks for ------------------------------------------------------------------------------
 
 
 def _methods(case: Case) -> Iterator[str | Problem]:
-    names = method_ids(case.study)
+    names, roles = method_ids(case.study), set()
     for name in names:
         try:
             method = load_method(case.study, name)
         except UserError as error:
             yield Problem(str(error))
         else:
+            roles.add(method.role)
             if isinstance(method, Broken):
                 yield Problem(f"{name}: {method.reason}")
+    if case.study.evaluation.forgetting and Role.BASE not in roles:
+        yield Problem("evaluation.forgetting compares rows with the base model; add control_base to methods")
     yield f"{len(names)}: {', '.join(names)}"
 
 

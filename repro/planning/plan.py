@@ -20,7 +20,15 @@ from tabulate import tabulate
 
 from repro import profiles
 from repro.benchmarks import BENCHMARKS, OWN, Text
-from repro.config import BenchmarkName, HubModel, JsonlProblems, LadderProblems, Study, WarmStart
+from repro.config import (
+    BenchmarkName,
+    Forgetting,
+    HubModel,
+    JsonlProblems,
+    LadderProblems,
+    Study,
+    WarmStart,
+)
 from repro.discovery import load_methods
 from repro.flops import FORWARD_PASSES, Tally, flops, sample_tally
 from repro.layout import Layout
@@ -30,7 +38,7 @@ from repro.planning.hardware import GIB, GPUS
 from repro.planning.power import detectable
 from repro.planning.rehearsal import WORDINGS, Play, Script, Stage, Standing, rehearse
 from repro.records import Role
-from repro.schema import INSIDE, Account
+from repro.schema import FORGETTING, INSIDE, Account
 from repro.shapes import Decoder
 from repro.training.accelerate import processes
 
@@ -71,11 +79,12 @@ class Benchmark:
 
     name: BenchmarkName
     problems: int
-    samples: int
+    samples: int  # beside the greedy one
     prompt: int
     completion: int
+    max_tokens: int  # of a completion
     flops: int  # of one checkpoint
-    power: dict[int, float]  # by gain in percentage points
+    power: dict[int, float]  # by gain in percentage points; none of what ranks nothing
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,8 @@ class Planner:
     def plan(self) -> Plan:
         study = self.study
         benchmarks = [self._benchmark(name) for name in study.evaluation.benchmarks]
+        if study.evaluation.forgetting:
+            benchmarks.append(self._forgetting(study.evaluation.forgetting))
         runs = [self._run(name, method, benchmarks) for name, method in self.methods.items()]
         memory = [self._training(), self._sampling(benchmarks)]
         if self.scorer:
@@ -352,7 +363,26 @@ class Planner:
             for gain in (2, 5)
         }
         cost = problems * flops(self.shape, tally, FORWARD_PASSES)
-        return Benchmark(name, problems, settings.samples, prompt, completion, cost, seen)
+        return Benchmark(
+            name, problems, settings.samples, prompt, completion, settings.max_tokens, cost, seen
+        )
+
+    def _forgetting(self, spec: Forgetting) -> Benchmark:
+        """The task that is watched for forgetting, one greedy completion a document."""
+        from repro.forgetting import describe  # brings in lm-eval, which takes seconds
+
+        asked = describe(spec)
+        documents = spec.limit * len(asked.tasks)
+        prompt = OWN.question + asked.shots * (OWN.question + OWN.solution)
+        completion = min(OWN.completion, asked.max_tokens)
+        self._assume(
+            f"{FORGETTING}: {documents:,} documents of {spec.task}, the most that the limit allows; prompts "
+            f"of {prompt} tokens with {asked.shots} worked examples, and completions, are a guess"
+        )
+        cost = documents * flops(
+            self.shape, sample_tally(prompt, [completion], window=self.shape.window), FORWARD_PASSES
+        )
+        return Benchmark(FORGETTING, documents, 0, prompt, completion, asked.max_tokens, cost, {})
 
     # -- disk ------------------------------------------------------------------------------------------
 
@@ -439,7 +469,7 @@ class Planner:
     def _sampling(self, benchmarks: Sequence[Benchmark]) -> Need:
         sampling, s = self.study.sampling, self.shape
         size = 2 if sampling.dtype == "bfloat16" else 4
-        tested = [profiles.settings(self.study, b.name).max_tokens + b.prompt for b in benchmarks]
+        tested = [b.max_tokens + b.prompt for b in benchmarks]
         longest = max(self.prompts[1] + sampling.max_tokens, *tested)
         per_token = self.model.cache * size
         smaller = "sampling.dtype: bfloat16" if size == 4 else ""
@@ -545,8 +575,9 @@ def render(plan: Plan, gpus: Sequence[str], mfu: float = MFU, sampling_use: floa
             "Evaluation of one checkpoint, and the power to see a true gain of 2 and of 5 points",
             ["benchmark", "problems", "samples", "prompt", "completion", "FLOPs", "+2", "+5"],
             [
-                [b.name, b.problems, f"{b.samples} + greedy", b.prompt, b.completion, _flops(b.flops)]
-                + [_percent(b.power[gain]) for gain in (2, 5)]
+                [b.name, b.problems, f"{b.samples} + greedy" if b.samples else "greedy"]
+                + [b.prompt, b.completion, _flops(b.flops)]
+                + [_percent(b.power[gain]) if b.power else "" for gain in (2, 5)]
                 for b in plan.benchmarks
             ],
         ),

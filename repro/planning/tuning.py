@@ -92,7 +92,14 @@ def trials(study: Study) -> Study:
             named[trial_name(row, number)] = {
                 **own, "method": spec.method, "title": title, "role": str(methods[row].role),
             }  # fmt: skip
-    values = study.model_dump(mode="json", exclude={"tuning", "tuned"})
+    values = study.model_dump(
+        mode="json",
+        exclude={
+            "tuning": True,
+            "tuned": True,
+            "evaluation": {"forgetting": True},
+        },  # the score alone chooses
+    )
     first = next(iter(study.evaluation.benchmarks))
     values |= {
         "name": f"{study.name}-trials",

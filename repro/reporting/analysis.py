@@ -115,16 +115,17 @@ class _Error:
 
 
 class Analysis:
-    """Every statistic of one benchmark of a study, the first unless it is named. Results depend on the
-    records alone, not on the order of calls."""
+    """Every statistic of one benchmark of a study, the first unless it is named; of the task that is watched
+    for forgetting only what is asked of greedy scores. Results depend on the records alone, not on the order
+    of calls."""
 
     def __init__(self, study: Study, benchmark: str | None = None) -> None:
         self.study = study
-        named = {one.name: one for one in study.benchmarks}
+        named = {one.name: one for one in (*study.benchmarks, study.forgetting) if one}
         self.benchmark = named[benchmark] if benchmark else study.benchmarks[0]
         # Tables and figures ask for the same numbers, which take time where there are thousands of problems.
         self._accuracies: dict[tuple[str, int, Mode, str | None], Estimate | X] = {}
-        self._differences: dict[tuple[str, str, int], Difference | X] = {}
+        self._differences: dict[tuple[str, str, int, Mode], Difference | X] = {}
         self._found: dict[tuple[Mode, str | None], _Scores] = {}
 
     def accuracy(
@@ -147,23 +148,23 @@ class Analysis:
         low, high = score_interval(mean, error.variance, error.df, each.size)
         return Estimate(exact(mean), exact(low), exact(high))
 
-    def difference(self, method: str, reference: str, budget: int) -> Difference | X:
+    def difference(self, method: str, reference: str, budget: int, mode: Mode = "sampled") -> Difference | X:
         """Score of ``method`` less that of ``reference``, paired by problem."""
-        key = method, reference, budget
+        key = method, reference, budget, mode
         if key not in self._differences:
             self._differences[key] = self._difference(*key)
         return self._differences[key]
 
-    def _difference(self, method: str, reference: str, budget: int) -> Difference | X:
+    def _difference(self, method: str, reference: str, budget: int, mode: Mode) -> Difference | X:
         for row, whose in ((method, ""), (reference, f"{self._title(reference)}: ")):
-            lack = self._lacks(row, budget)
+            lack = self._lacks(row, budget, mode)
             if lack:
                 return X(whose + lack.reason)
-        found = self._scores()
+        found = self._scores(mode)
         each, error = self._difference_of(found, method, reference, budget)
         mean = float(macro_mean(each, found.tier_of))
         low, high = difference_interval(mean, error.variance, error.df)
-        samples = self.benchmark.k * len(self.study.seeds)
+        samples = (self.benchmark.k if mode == "sampled" else 1) * len(self.study.seeds)
         p = sign_flip_p(each, found.tier_of, samples, error.kept, error.seeds, error.seeds_df)
         return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
 

@@ -85,6 +85,8 @@ def render(study: Study, headlines: list[str], tables: list[Table], figures: dic
     about |= {
         "Test problems" if single else f"Test problems, {one.title}": _counts(one) for one in study.benchmarks
     }
+    if watched := study.forgetting:
+        about["Forgetting"] = f"{watched.title}: {watched.metric}; documents: {_split(watched)}"
     about |= {
         title: ", ".join(f"{name} {value}" for name, value in (found or {}).items())
         for title, found in (
@@ -138,9 +140,13 @@ def render(study: Study, headlines: list[str], tables: list[Table], figures: dic
 
 
 def _counts(benchmark: Benchmark) -> str:
+    return f"{_split(benchmark)}; {benchmark.k} samples each"
+
+
+def _split(benchmark: Benchmark) -> str:
     each = [f"{tier}: {int((benchmark.tier_of == i).sum())}" for i, tier in enumerate(benchmark.tiers)]
     split = f" ({', '.join(each)})" if len(each) > 1 else ""
-    return f"{len(benchmark.tier_of):,}{split}; {benchmark.k} samples each"
+    return f"{len(benchmark.tier_of):,}{split}"
 
 
 def _definitions(entries: dict[str, str]) -> str:

@@ -100,6 +100,7 @@ class Study:
     tuning: list[Trial]
     machine: list[Line]
     benchmarks: tuple[Benchmark, ...]
+    forgetting: Benchmark | None = None  # a task with greedy scores alone, which ranks nothing
 
     @property
     def top(self) -> int:
@@ -254,12 +255,15 @@ def assemble(records: Path, facts: Facts) -> Study:
     _known(path, machine, {"account": MACHINE_ACCOUNTS, "method": (*methods, ""), "seed": (*seeds, 0),
                            "budget": (*budgets, 0)})  # fmt: skip
 
-    benchmarks = _benchmarks(records / "samples.parquet", facts.benchmarks, methods, seeds, budgets)
+    all_facts = [*facts.benchmarks, *([facts.forgetting] if facts.forgetting else [])]
+    all_found = _benchmarks(records / "samples.parquet", all_facts, methods, seeds, budgets)
+    benchmarks, others = all_found[: len(facts.benchmarks)], all_found[len(facts.benchmarks) :]
     title = one_line(facts.title)
     study = Study(
-        facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, tuning, machine, benchmarks
-    )
-    for benchmark in benchmarks:
+        facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, tuning, machine, benchmarks,
+        *others,
+    )  # fmt: skip
+    for benchmark in all_found:
         _check_samples(study, benchmark, records / "samples.parquet")
     return study
 
@@ -430,10 +434,11 @@ def _check_samples(study: Study, benchmark: Benchmark, path: Path) -> None:
                 f"{path}: method {method}, seed {seed}, budget {budget} has {fewest} to {most} sampled rows "
                 f"per problem of {benchmark.name} where {wanted} are due; evaluate that run again."
             )
-        if greedy.any() and not (greedy[at].all() if wanted else not greedy[at].any()):
+        due = key in finished
+        if greedy.any() and not (greedy[at].all() if due else not greedy[at].any()):
             raise UserError(
                 f"{path}: method {method}, seed {seed}, budget {budget} has {greedy[at].sum()} greedy "
-                f"rows of {benchmark.name} where {'one a problem' if wanted else 'none'} is due; evaluate "
+                f"rows of {benchmark.name} where {'one a problem' if due else 'none'} is due; evaluate "
                 "that run again."
             )
 

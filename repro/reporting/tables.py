@@ -50,6 +50,7 @@ from repro.reporting.table import (
     table_of,
     titled,
 )
+from repro.schema import FORGETTING
 
 SHOWN = 6  # rows that a headline names
 KIND = {
@@ -89,6 +90,7 @@ def all_boards(analyses: Sequence[Analysis]) -> list[Table]:
 def overview(analyses: Sequence[Analysis]) -> Table:
     """Score on every benchmark at the top budget. There is no mean over benchmarks: points are not alike."""
     study, top = analyses[0].study, analyses[0].study.top
+    forgotten = _forgotten(study)
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
     for row in analyses[0].by_score:
@@ -99,6 +101,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
             score, rank = analysis.accuracy(row.method, top), analysis.ranks.get(row.method)
             cell[analysis.benchmark.title] = _score(study, row, top, score, rank)
             plain |= plain_of(f"accuracy_{analysis.benchmark.name}", score)
+        _add_forgotten(forgotten, row, cell, plain)
         cell["Spent\n(use)"] = _spent(row, spent, top)
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
         cells.append(cell)
@@ -112,6 +115,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         f"At {flops(top)}, in percent, {_with_interval(study)}."
         + " Bold: none of the methods and ablations is significantly better (all pairs, Holm within the "
         "benchmark)." * (not study.preliminary),
+        *_forgotten_notes(forgotten),
         *dagger_note(cells),
         *_content_notes(study, *(one.benchmark for one in analyses)),
         *_row_notes(study),
@@ -148,7 +152,9 @@ def _row_notes(study: Study) -> list[str]:
 
 def _content_notes(study: Study, *benchmarks: Benchmark) -> list[str]:
     """By which others can tell whether they have the same problems, where the suite does not see to it."""
-    content = {facts.name: facts.content for facts in study.facts.benchmarks}
+    watched = study.facts.forgetting
+    facts = [*study.facts.benchmarks, *([watched] if watched else [])]
+    content = {one.name: one.content for one in facts}
     return [
         f"{one.title}: the suite does not pin these problems; their digest is {content[one.name]}."
         for one in benchmarks
@@ -178,9 +184,46 @@ def _spread_notes(analysis: Analysis) -> list[str]:
     return notes + detectable_note([analysis])
 
 
+def _forgotten(study: Study) -> tuple[Analysis, Row] | None:
+    """The task that is watched for forgetting, and the row that it is measured against."""
+    base = [row for row in study.rows if row.role is Role.BASE]
+    return (Analysis(study, FORGETTING), base[0]) if study.forgetting and base else None
+
+
+def _add_forgotten(
+    forgotten: tuple[Analysis, Row] | None, row: Row, cell: dict[str, str], plain: dict[str, Any]
+) -> None:
+    """The column of what a row forgot, where the study watches for it."""
+    if forgotten is None:
+        return
+    analysis, base = forgotten
+    study, top = analysis.study, analysis.study.top
+    change = None if row is base else analysis.difference(row.method, base.method, top, "greedy")
+    shown = DASH if change is None else "X"
+    if isinstance(change, Difference):
+        shown = marked(study, row, top, interval(change, signed))
+    cell[f"Δ {analysis.benchmark.title}\n(forgetting)"] = shown
+    plain |= plain_of(FORGETTING, change)
+
+
+def _forgotten_notes(forgotten: tuple[Analysis, Row] | None) -> list[str]:
+    if forgotten is None:
+        return []
+    analysis, base = forgotten
+    task, score = analysis.benchmark, analysis.accuracy(base.method, analysis.study.top, "greedy")
+    reached = "has no score" if isinstance(score, X) else f"has {percent(score.mean)} %"
+    return [
+        f"Forgetting: change of {task.metric}, on {len(task.tier_of):,} documents of lm-eval's {task.title} "
+        f"against {base.title}, which {reached}, at the top budget in percentage points, paired by document, "
+        "with its 95 % interval. It ranks nothing.",
+        *_content_notes(analysis.study, task),
+    ]
+
+
 def leaderboard(analysis: Analysis) -> Table:
     """Score at each budget, rank interval, paired differences and spend, best row first."""
     study, top = analysis.study, analysis.study.top
+    forgotten = None if len(study.benchmarks) > 1 else _forgotten(study)  # else it is in the overview
     against = {r: analysis.differences(r.method, top) for r in analysis.references}
     cells: list[dict[str, str]] = []
     data: list[dict[str, Any]] = []
@@ -202,6 +245,7 @@ def leaderboard(analysis: Analysis) -> Table:
                 marked(study, row, top, shown) if isinstance(difference, Difference) else shown
             )
             plain |= plain_of(f"vs_{reference.method}", difference) | {f"vs_{reference.method}_p_holm": p}
+        _add_forgotten(forgotten, row, cell, plain)
         spent = study.spent(row.method, top)
         cell["Spent\n(use)"] = _spent(row, spent, top)
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
@@ -219,6 +263,7 @@ def leaderboard(analysis: Analysis) -> Table:
         "and ablations, all pairs, Holm)"
         + "; bold: none is significantly better" * (not study.preliminary)
         + ".",
+        *_forgotten_notes(forgotten),
         *_content_notes(study, analysis.benchmark),
         *_spread_notes(analysis),
         *dagger_note(cells),
