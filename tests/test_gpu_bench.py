@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import pytest
+
+from repro.planning.hardware import GPUS
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "benchmarks" / "gpu" / "bench.py"
@@ -36,6 +41,24 @@ def test_every_measurement_is_made_without_a_gpu(tmp_path: Path) -> None:
     assert "| ledger / kernels, SFT step | 1 |" in text  # torch counts a little more: the rotary table
     assert "| killed and resumed: largest difference of a weight | 0 |" in text
     assert "transformers sampler: roofline" in text and "DPO: speed" in text
+    gap = re.search(r"padding-free: first loss against padded \| (\S+) \|", text)
+    assert gap and float(gap[1]) < 1e-5  # the same rows
+
+
+@pytest.mark.slow
+def test_what_a_machine_lacks_is_said_and_the_rest_measured(tmp_path: Path) -> None:
+    """Without TRL no measurement that trains, and all the others."""
+    (tmp_path / "trl.py").write_text('raise ModuleNotFoundError("No module named \'trl\'", name="trl")\n')
+    out = tmp_path / "gpu.md"
+    done = bench(
+        "--device", "cpu", "--shape", "tiny", "--out", str(out), PYTHONPATH=f"{tmp_path}:{ROOT}"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = out.read_text()
+    for name in ("sft", "sft_padding_free", "dpo"):
+        assert f"| {name} |  |  | left out: needs trl, which is not installed |" in text
+    assert "| resume |  |  | not measured: a training process ended with 1: ModuleNotFoundError" in text
+    assert "transformers sampler: roofline" in text and "bfloat16, sampler against trainer" in text
 
 
 @pytest.mark.slow
@@ -51,3 +74,45 @@ def test_a_machine_without_a_gpu_is_told_so() -> None:
     assert (
         done.returncode == 1 and "torch finds no GPU here" in done.stderr and "Traceback" not in done.stderr
     )
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    spec = importlib.util.spec_from_file_location("gpu_bench", BENCH)
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_every_gpu_of_the_plan_has_a_peak_to_be_measured_against(module: Any) -> None:
+    assert {*module.KNOWN.values()} == {*GPUS}
+
+
+def test_what_is_said_of_a_failed_process_is_its_last_error(module: Any) -> None:
+    said = """[rank0]: Traceback (most recent call last):
+[rank0]:     raise ValueError("no")
+[rank0]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.
+Traceback (most recent call last):
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+"""
+    assert module.last_error(said) == "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."
+    assert module.last_error("Killed\n") == ""
+
+
+def test_a_measurement_that_cannot_be_made_says_why(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def says(error: Exception) -> str:
+        def measure(bench: Any) -> None:
+            raise error
+
+        return str(module.measured(None, measure, 60))
+
+    assert says(ModuleNotFoundError("x", name="peft")) == "left out: needs peft, which is not installed"
+    assert says(TimeoutError("the time was over")) == "left out: the time was over"
+    assert (
+        says(RuntimeError("CUDA out of memory | 2 GiB\nmore")) == "not measured: CUDA out of memory / 2 GiB"
+    )
+    assert says(AssertionError()) == "not measured: AssertionError"
+    assert module.measured(None, lambda bench: None, 60) == ""
+    assert module.measured(None, lambda bench: sleep(60), 0.1) == "left out: the time was over"
