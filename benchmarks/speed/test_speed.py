@@ -40,7 +40,7 @@ Show = Callable[[str, float, float], None]
 
 PROMPTS, SAMPLES = 64, 4  # completions decoded together: their product, on both sides
 SFT_STEPS, DPO_STEPS, BATCH = 16, 8, 16
-STARTS, RELOADS = 2, 20  # of vLLM's engine
+STARTS, RELOADS = 1, 20  # of vLLM's engine
 LARGER = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 16,
           "num_key_value_heads": 4}  # fmt: skip
 
