@@ -428,28 +428,37 @@ def test_a_reused_engine_must_have_the_saved_weights(
     assert all(map(is_gone, starts(model)))
 
 
-def test_a_fingerprint_tells_small_changes_and_muddles(tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_the_saved_weights(tmp_path: Path) -> None:
     folder = make_model(tmp_path, initializer_range=0.1)
     prompts = fingerprint.probe(VOCABULARY)
-    was = fingerprint.log_probs(folder, prompts, "float32")
+    found = fingerprint.log_probs(folder, prompts, "float32")
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.inference_mode():
         loss = model(torch.tensor(prompts[:1]), labels=torch.tensor(prompts[:1])).loss
-    assert -np.mean(was[0]) == pytest.approx(loss.item(), rel=1e-5)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for weights in model.parameters():
-            weights += 1e-5 * torch.randn_like(weights)
-    model.save_pretrained(folder)
-    now = fingerprint.log_probs(folder, prompts, "float32")
-    moved = np.abs(np.subtract(now, was)).mean()
-    assert 0 < moved < fingerprint.ROUNDING["float32"]  # less than engines may differ by
-    rounding = np.random.default_rng(0).normal(size=(2, *np.shape(was))) * moved / 10
-    before, after = (np.array([was, now]) + rounding).tolist()
-    assert fingerprint.agrees(before, after, was, now, "float32")
-    assert fingerprint.agrees(before, before, was, was, "float32")
-    assert not fingerprint.agrees(before, before, was, now, "float32")  # the reload did nothing
-    assert not fingerprint.agrees(before, (np.array(after) - 0.01).tolist(), was, now, "float32")
+    assert -np.mean(found[0]) == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("rounding", "training"), [(1e-6, 1e-4), (1e-6, 1e-1), (0.05, 0.005), (0.05, 0.5)])
+def test_a_fingerprint_tells_old_and_muddled_weights(rounding: float, training: float) -> None:
+    """Whether training moves the log-probabilities by less or by more than the engine rounds them."""
+    random = np.random.default_rng(0)
+
+    def drawn(scale: float) -> np.ndarray:
+        return random.normal(scale=scale, size=(fingerprint.PROMPTS, fingerprint.LENGTH - 1))
+
+    def shown(off: np.ndarray, weights: np.ndarray) -> fingerprint.Shown:
+        return (weights + off).tolist(), weights.tolist()
+
+    weights = drawn(3.0)
+    first = last = shown(drawn(rounding), weights)
+    for _ in range(300):
+        weights = weights + drawn(training)
+        now = shown(drawn(rounding), weights)
+        assert fingerprint.agrees(first, last, now)
+        assert fingerprint.agrees(first, now, now)  # the same weights once more
+        assert not fingerprint.agrees(first, last, (last[0], now[1]))  # the reload did nothing
+        assert not fingerprint.agrees(first, last, shown(drawn(rounding) + 5 * rounding + 1e-5, weights))
+        last = now
 
 
 def test_each_engine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import cycle
 from math import sqrt
 from pathlib import Path
-from statistics import mean, variance
+from statistics import mean, median, variance
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +18,7 @@ import math_verify
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from repro import base_model, problems, run
@@ -24,7 +27,7 @@ from repro.layout import Layout
 from repro.objectives import DPO, SFT, Optimizer
 from repro.problems import ladder
 from repro.records import Verdict
-from repro.sampling import Request, SamplingParams
+from repro.sampling import Request, SamplingParams, fingerprint, vllm
 from repro.sampling.transformers import TransformersSampler
 from repro.seeds import generator, stream_seed
 from repro.training import Row, encode
@@ -37,6 +40,9 @@ Show = Callable[[str, float, float], None]
 
 PROMPTS, SAMPLES = 64, 4  # completions decoded together: their product, on both sides
 SFT_STEPS, DPO_STEPS, BATCH = 16, 8, 16
+STARTS, RELOADS = 1, 20  # of vLLM's engine
+LARGER = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 16,
+          "num_key_value_heads": 4}  # fmt: skip
 
 OPTIMIZER = Optimizer(learning_rate=1e-3, weight_decay=0.1, beta2=0.98)
 SETTINGS: dict[str, Any] = {  # the same in TRL's terms, and TRL's defaults but where a CPU cannot bear them
@@ -130,6 +136,61 @@ def test_sampling_to_the_limit(
         (endless / name).write_text(json.dumps(config))
     ours, reference = compare_samplers(compare, "sampler, no early ends, tokens/s", endless, study, layout)
     assert ours == reference == [study.sampling.max_tokens] * (PROMPTS * SAMPLES)
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make vllm` has it")
+@pytest.mark.parametrize("larger", [False, True])
+def test_new_weights_in_vllm(
+    larger: bool, benchmark: Any, show: Show, monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path
+) -> None:
+    """Wall time of a round outside sampling and training: from saved weights to the first token that an
+    engine draws with them, and back to sleep; with one that is kept, beside a new one each round."""
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for seed, folder in enumerate(folders):
+        shutil.copytree(base, folder)
+        torch.manual_seed(seed)
+        config = AutoConfig.from_pretrained(base)
+        if larger:
+            config.update(LARGER)
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder)
+    parts: defaultdict[str, list[float]] = defaultdict(list)
+
+    def timed(name: str, call: Callable[..., Any], *args: Any) -> Any:
+        started = perf_counter()
+        value = call(*args)
+        parts[name].append(perf_counter() - started)
+        return value
+
+    def ms(name: str) -> float:
+        return 1000 * median(parts[name])
+
+    ask, log_probs = vllm._Engine.ask, fingerprint.log_probs
+    monkeypatch.setattr(
+        vllm._Engine, "ask", lambda self, command, value: timed(command, ask, self, command, value)
+    )
+    monkeypatch.setattr(fingerprint, "log_probs", lambda *args: timed("fingerprint", log_probs, *args))
+    turn = cycle(folders)
+
+    def use(sampler: vllm.VLLMSampler) -> None:
+        sampler.load(next(turn))
+        sampler.sample([Request("1", (0,))], SamplingParams(max_tokens=1))
+        sampler.close()
+
+    with vllm.VLLMSampler() as sampler:
+        for _ in range(STARTS):
+            timed("new", use, sampler)
+    with vllm.VLLMSampler(reuse=True) as sampler:
+        use(sampler)
+        engines = list(sampler._engines)
+        parts = defaultdict(list, new=parts["new"])
+        benchmark.pedantic(timed, args=("kept", use, sampler), rounds=RELOADS)
+        assert sampler._engines == engines
+    size = f"vLLM, {model.num_parameters() / 1e6:.1f} million weights"
+    show(f"{size}: a kept engine's round, ms of a new one's", ms("kept"), ms("new"))
+    for name in ("reload", "log_probs", "fingerprint"):
+        show(f"{size}: {name}, ms of that", ms(name), ms("kept"))
 
 
 # -- training ------------------------------------------------------------------------------------------

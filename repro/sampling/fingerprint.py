@@ -15,7 +15,10 @@ from transformers import AutoModelForCausalLM
 from repro.models import loading
 
 PROMPTS, LENGTH = 4, 32
-ROUNDING = {"float32": 1e-3, "bfloat16": 0.1}  # nats per token that engines of one dtype may differ by
+DRIFT = 3  # times its rounding at the start that an engine may be off: the weights have changed since
+RESOLUTION = 1e-5  # nats per token: what float32 cannot tell apart
+
+Shown = tuple[list[list[float]], list[list[float]]]  # log-probabilities: an engine's, and the saved weights'
 
 
 def probe(vocabulary: int) -> list[list[int]]:
@@ -29,32 +32,32 @@ def log_probs(model_dir: Path, prompts: list[list[int]], dtype: str) -> list[lis
     Takes the memory of a second model until it returns."""
     with loading(model_dir):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            model_dir, local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)
+            model_dir,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            device_map="sequential",  # over several GPUs only if one has no room
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ids = torch.tensor(prompts, device=device)
-    logits = model.to(device).eval()(input_ids=ids).logits[:, :-1].float()
+    ids = torch.tensor(prompts)
+    logits = model.eval()(input_ids=ids.to(model.device)).logits[:, :-1].float().cpu()
     found = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].tolist()
-    del model, logits
-    if device.type == "cuda":
+    del model
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return found
 
 
-def agrees(
-    before: list[list[float]],
-    after: list[list[float]],
-    was: list[list[float]],
-    now: list[list[float]],
-    dtype: str,
-) -> bool:
-    """Whether an engine that showed ``before`` and, reloaded, shows ``after`` went from the weights whose
-    log-probabilities are ``was`` to those of ``now``. It must arrive there, up to rounding. Training may move
-    them by less than that, so it must also have moved as the weights have: most of the rounding is in both
-    ends and drops out.
+def agrees(first: Shown, last: Shown, now: Shown) -> bool:
+    """Whether an engine that started with ``first``, and had ``last`` until it reloaded, has the weights of
+    ``now``. It must be no further off than rounding had it when it was new, and must have moved at least half
+    as far as the weights have: training may move them by less than rounding, an engine that keeps old ones
+    moves not at all.
     """
-    engine, weights = np.array([before, after]), np.array([was, now])
-    off = np.abs(engine[1] - weights[1]).mean()
-    moved = weights[1] - weights[0]
-    strayed = np.abs((engine[1] - engine[0]) - moved).mean()
-    return bool(off <= ROUNDING[dtype] and strayed <= np.abs(moved).mean() / 2)
+    rounding, off = distance(*first), distance(*now)
+    moved, should = (distance(a, b) for a, b in zip(last, now, strict=True))
+    return off <= max(DRIFT * rounding, RESOLUTION) and moved >= should / 2
+
+
+def distance(a: list[list[float]], b: list[list[float]]) -> float:
+    """Nats per token."""
+    return float(np.abs(np.subtract(a, b)).mean())

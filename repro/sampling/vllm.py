@@ -122,7 +122,8 @@ class VLLMSampler:
             _end_all(self._engines, self._patience)
         for i, engine in enumerate(self._engines):
             if engine and engine.awake:
-                engine.was, engine.showed = self._reference, engine.ask("log_probs", self._probe)
+                if engine.first is None:
+                    engine.first = engine.last = self._shown(engine)
                 engine.awake = False
                 if engine.ask("sleep", DISCARD) is None:
                     engine.end()
@@ -240,16 +241,27 @@ class VLLMSampler:
 
     def _reload(self, engine: _Engine) -> bool:
         """Whether a sleeping engine has the present weights now."""
+        self._make_room()
         if engine.ask("reload", str(self.model_dir)) is None:
             return False
-        shows = engine.ask("log_probs", self._probe)
-        seen = (engine.showed, shows, engine.was, self._reference)
-        return None not in seen and fingerprint.agrees(*seen, self.dtype)  # type: ignore[arg-type]
+        now = self._shown(engine)
+        if not (engine.first and engine.last and now and fingerprint.agrees(engine.first, engine.last, now)):
+            return False
+        engine.last = now
+        return True
 
-    def _start(self, part: int) -> _Engine:
+    def _shown(self, engine: _Engine) -> fingerprint.Shown | None:
+        """What the engine makes of the probe, beside what the saved weights do; None if it died of it."""
+        showed = engine.ask("log_probs", self._probe)
+        return (showed, self._reference) if showed and self._reference else None
+
+    def _make_room(self) -> None:
         if self.build == "cuda":  # what this process holds and does not use
             gc.collect()
             torch.cuda.empty_cache()
+
+    def _start(self, part: int) -> _Engine:
+        self._make_room()
         settings = {"model": str(self.model_dir)} | self._settings
         engine = self._engines[part] = _Engine(settings, self._environments[part])
         return engine
@@ -287,8 +299,8 @@ class _Engine:
         self.context = 0
         self.awake = True
         self.dead = False
-        self.was: list[list[float]] | None = None  # fingerprint of the weights it had, and what it made of it
-        self.showed: list[list[float]] | None = None
+        self.first: fingerprint.Shown | None = None  # of the weights that it started with
+        self.last: fingerprint.Shown | None = None  # of those that it had last
         self._partial = b""
         # A plain program, not multiprocessing: no pickle, no second run of the caller's __main__. Its own
         # session, so that it ends together with the processes that it starts.

@@ -45,7 +45,8 @@ class Engine:
         """
         from vllm import SamplingParams, TokensPrompt
 
-        self.llm.reset_prefix_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM keeps its prefix cache")
         engine = self.llm.llm_engine
         for ids, wanted in prompts:
             for key, seed in wanted:
@@ -81,7 +82,17 @@ class Engine:
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": model_dir})
         if self.sleeps:
             self.llm.wake_up(tags=["kv_cache"])
-        self.llm.reset_prefix_cache()
+        else:
+            self.llm.collective_rpc(pack_head)
+
+
+def pack_head(worker: Any) -> None:
+    """The CPU build multiplies by a packed copy of the head. A reload leaves that of a tied one as it was."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in worker.get_model().modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def main() -> None:
