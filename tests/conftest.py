@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,40 +33,50 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[t
 
 
 @pytest.fixture(scope="session")
-def guesser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen2 that answers every question with a sentence and a guess from 1 to 12: now and then it is
-    right about a real problem, which is what self-training starts from. vLLM can load it too."""
+def guesser_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a tiny model of an architecture that answers every question with a sentence and a guess from 1 to
+    12: now and then it is right about a real problem, which is what self-training starts from. vLLM can load
+    it too."""
     from repro.base_model import _bpe_tokenizer, _initialise
     from repro.objectives import SFT, Optimizer
     from repro.training import encode
     from repro.training.trl import TRLTrainer
 
-    with made_once(tmp_path_factory, "guesser") as (folder, wanted):
-        if wanted:
-            questions = ["How many apples does Ann have?", "Compute $\\frac{6}{2} + x^2$ if x = 1."]
-            tokenizer = _bpe_tokenizer([*questions, "So the answer is. #### \\boxed{}"], 300)
-            start = folder.with_name("guesser-start")
-            start.mkdir(exist_ok=True)
-            sizes = {
-                "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-                "head_dim": 32, "intermediate_size": 96, "max_position_embeddings": 4096,
-                "tie_word_embeddings": True,
-            }  # fmt: skip
-            _initialise({"model_type": "qwen2", **sizes}, tokenizer, 0, start)
-            random = np.random.default_rng(0)
-            batches = []
-            for _ in range(60):
-                rows = []
-                for _ in range(8):
-                    guess = random.choice(GUESSES)
-                    boxed = random.random() < 0.5
-                    asked = "Put it into \\boxed{}." if boxed else "Answer:"
-                    length = int(random.integers(5, 120))
-                    prompt = "".join(random.choice(list("abc 123$\\{}xyz.,?"), length)) + "\n" + asked + "\n"
-                    ending = ENDINGS["boxed" if boxed else "hashes"].format(guess)
-                    rows.append(encode(tokenizer, prompt, [f"So the answer is {ending}"], 512))
-                batches.append(rows)
-            with building(folder) as unfinished:
-                TRLTrainer().train(start, batches, SFT(), Optimizer(learning_rate=5e-3), unfinished)
-                shutil.rmtree(unfinished / "optimizer")
-    return folder
+    def make(model_type: str, **more: Any) -> Path:
+        with made_once(tmp_path_factory, f"guesser-{model_type}") as (folder, wanted):
+            if wanted:
+                questions = ["How many apples does Ann have?", "Compute $\\frac{6}{2} + x^2$ if x = 1."]
+                tokenizer = _bpe_tokenizer([*questions, "So the answer is. #### \\boxed{}"], 300)
+                start = folder.with_name(f"{folder.name}-start")
+                start.mkdir(exist_ok=True)
+                sizes = {
+                    "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                    "num_key_value_heads": 1, "head_dim": 32, "intermediate_size": 96,
+                    "max_position_embeddings": 4096, "tie_word_embeddings": True,
+                }  # fmt: skip
+                _initialise({"model_type": model_type, **sizes, **more}, tokenizer, 0, start)
+                random = np.random.default_rng(0)
+                batches = []
+                for _ in range(60):
+                    rows = []
+                    for _ in range(8):
+                        guess = random.choice(GUESSES)
+                        boxed = random.random() < 0.5
+                        asked = "Put it into \\boxed{}." if boxed else "Answer:"
+                        length = int(random.integers(5, 120))
+                        prompt = "".join(random.choice(list("abc 123$\\{}xyz.,?"), length)) + f"\n{asked}\n"
+                        ending = ENDINGS["boxed" if boxed else "hashes"].format(guess)
+                        rows.append(encode(tokenizer, prompt, [f"So the answer is {ending}"], 512))
+                    batches.append(rows)
+                with building(folder) as unfinished:
+                    TRLTrainer().train(start, batches, SFT(), Optimizer(learning_rate=5e-3), unfinished)
+                    shutil.rmtree(unfinished / "optimizer")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def guesser(guesser_of: Callable[..., Path]) -> Path:
+    """A Qwen2 that guesses."""
+    return guesser_of("qwen2")

@@ -23,7 +23,7 @@ from time import perf_counter
 from repro import files
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("repro", "baselines", "benchmarks", "tests", "pyproject.toml")
+PARTS = ("repro", "baselines", "benchmarks", "docs", "tests", "pyproject.toml")
 PATIENCE = 120.0  # seconds for the tests of one mutant; beyond that it hangs, which is seen too
 
 
@@ -400,6 +400,39 @@ FLOPS = [
         "if due[name] != found.forward[name]:": "if False:",
         "if call.seen != tuple(": "if False and call.seen != tuple(",
         "if len(found.attention) < layers:": "if False:",
+    }),
+    *seen_by("repro/shapes/__init__.py", "tests/test_shapes.py::test_well_known_models_need_no_torch "
+             "tests/test_shapes.py::test_other_sizes_than_a_well_known_models_are_counted", {
+        "if sizes.items() <= config.items():": "if sizes.keys() <= config.keys():",
+        "return counted(config, where)": "return found",
+        're.sub("-(Instruct|Base|it|pt)$", "", model.split("/")[-1])': 'model.split("/")[-1]',
+        'model.split("/")[-1]': "model",
+    }),
+    *seen_by("repro/shapes/__init__.py", "tests/test_shapes.py::test_a_base_model_has_its_shape_beside_it", {
+        'if "shape" in origin:': "if False:",
+    }),
+    *seen_by("repro/shapes/__init__.py", "tests/test_shapes.py::test_configs_that_are_none", {
+        'raise UserError(f"{where}: {error}") from None': "raise",
+    }),
+    *seen_by("repro/planning/calculator.py", "tests/test_calculator.py", {
+        '"dpo": 1, "grpo": 0': '"dpo": 0, "grpo": 0',
+        "if sampled % samples:": "if False:",
+        "if min(prompt, completion) < 1:": "if False:",
+        "round(groups * prompt)": "groups * int(prompt)",
+        "round(sampled * completion)": "sampled * int(completion)",
+        "generated // samples + (i < generated % samples)": "generated // samples",
+        "sample_tally(asked, each, window=shape.window)": "sample_tally(asked, each)",
+        "drawn += _times(": "drawn = _times(",
+        '(2 if objective == "dpo" else 1)': "1",
+        "sequence_tally([(asked, generated)], window=shape.window)": "sequence_tally([(asked, generated)])",
+        "shape.with_lora(lora)": "shape",
+        "prompts // number + (first < more[0])": "prompts // number",
+        "completions // number + (first < more[1])": "completions // number",
+        "number * count for name": "count for name",
+        "c.tally.prompt_tokens + c.tally.completion_tokens": "c.tally.tokens",
+        'f", window of {shape.window:,} tokens" if shape.window else ""': '""',
+        "if shape.idle else": "if False else",
+        "decoder(files.read_json(path": "named(str(path)) or decoder(files.read_json(path",
     }),
 ]  # fmt: skip
 

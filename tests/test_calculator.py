@@ -64,10 +64,26 @@ def test_means_that_are_not_whole_keep_their_totals() -> None:
 
 def test_lora_and_windows() -> None:
     shape = known()["gemma-3-1b"][1].shape
-    (cost,) = run_cost(shape, prompt=700, completion=100, trained=2, lora=8)
+    sampling, training, reference = run_cost(
+        shape, prompt=700, completion=100, sampled=2, samples=2, trained=2, references=1, lora=8
+    )
     tally = sequence_tally([(700, 100)] * 2, window=512)
     adapted = flops(shape.with_lora(8), tally, TRAINING_PASSES)
-    assert cost.flops == adapted != flops(shape, tally, TRAINING_PASSES)
+    assert training.flops == adapted != flops(shape, tally, TRAINING_PASSES)
+    assert sampling.tally == sample_tally(700, [100, 100], window=512)  # neither is adapted
+    assert reference.flops == flops(shape, tally, FORWARD_PASSES)
+
+
+def test_the_model_is_told_with_its_window_and_its_idle_experts() -> None:
+    asked = ("--prompt", "5", "--completion", "5", "--trained", "1")
+    assert run("gemma-3-1b", *asked).stdout.startswith(
+        "gemma-3-1b: 1 billion parameters, window of 512 tokens\n"
+    )
+    shape = known()["Qwen3-30B-A3B"][1].shape
+    active = f"{(shape.parameters - shape.idle) / 1e9:.3g} of them active"
+    assert run("Qwen3-30B-A3B", *asked).stdout.startswith(
+        f"Qwen3-30B-A3B: 30.5 billion parameters, {active}\n"
+    )
 
 
 def test_json_has_tallies_and_totals() -> None:

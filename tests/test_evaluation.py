@@ -915,26 +915,39 @@ def test_task_files_run_with_lm_eval_alone(tmp_path: Path, model: Path) -> None:
     assert len({text for line in drawn for text in line["resps"][0]}) > 6  # the k samples differ
 
 
-NEW = [name for name in BENCHMARKS if f"{name}/test" in SOURCES and SOURCES[f"{name}/test"].digest is None]
+def short_completions(folder: Path, model: Path, *tasks: str, metadata: str = "") -> None:
+    """Run tasks with lm-eval alone, three tokens a completion."""
+    done = lm_eval_alone(
+        folder, "--model", "hf", "--device", "cpu", "--batch_size=64",
+        "--model_args", f"pretrained={model},dtype=float32", "--tasks", ",".join(tasks),
+        "--metadata", f"problems={folder}{metadata}", "--gen_kwargs", "max_gen_toks=3",
+        "--log_samples", "--output_path", "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """Where one process of lm-eval left its results on all tasks that there are."""
+    folder = short_prompts(tmp_path_factory.mktemp("alone"), *BENCHMARKS, "own")
+    short_completions(folder, model, *(path.stem for path in TASKS.glob("[!_]*.yaml")))
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tasks", "metadata"), [(NEW, ""), (["own"], ",benchmark=mine")])
-def test_tasks_of_all_that_is_not_pinned_run_with_lm_eval_alone(
-    tmp_path: Path, model: Path, tasks: list[str], metadata: str
-) -> None:
-    """A benchmark that a study brings by the tasks ``own``, which are told its name."""
-    problems = short_prompts(tmp_path, *(["mine"] if metadata else tasks))
-    done = lm_eval_alone(
-        tmp_path, "--model", "hf", "--device", "cpu", "--batch_size=8",
-        "--model_args", f"pretrained={model},dtype=float32",
-        "--tasks", ",".join(f"{name}_greedy" for name in tasks),
-        "--metadata", f"problems={problems}{metadata}", "--gen_kwargs", "max_gen_toks=3",
-        "--output_path", "out",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert set(results(tmp_path)) == {f"{name}_greedy" for name in tasks}
-    assert all("avg@k,verified" in found for found in results(tmp_path).values())
+@pytest.mark.parametrize("name", [*BENCHMARKS, "own"])
+def test_every_task_runs_with_lm_eval_alone(alone: Path, name: str) -> None:
+    k = BENCHMARKS[name].samples.get("paper", 4) if name in BENCHMARKS else 4
+    for task, samples in ((f"{name}_greedy", 1), (f"{name}_sampled", k)):
+        assert [len(line["resps"][0]) for line in logged(alone, task)] == [samples] * 6
+        assert "avg@k,verified" in results(alone)[task]
+
+
+@pytest.mark.slow
+def test_the_own_tasks_are_told_a_benchmarks_name(tmp_path: Path, model: Path) -> None:
+    short_prompts(tmp_path, "mine")
+    short_completions(tmp_path, model, "own_greedy", metadata=",benchmark=mine")
+    assert len(logged(tmp_path, "own_greedy")) == 6
 
 
 @pytest.mark.vllm
