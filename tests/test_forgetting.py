@@ -270,7 +270,7 @@ def test_a_study_s_records_have_its_column(
     names = ["control_base", "star"]
     evaluate_run(study, "control_base", 3, layout)
     remembered = engine.say
-    engine.say = lambda prompt, i: remembered(prompt, i).replace("answer is", "answer is 9")
+    engine.say = lambda prompt, i: remembered(prompt, i).replace("answer is ", "answer is 9")
     evaluate_run(study, "star", 3, layout)
     facts = collected(layout, study, *names)["forgetting"]
     assert facts["tiers"] == ["sums_large", "sums_small"] and facts["title"] == "sums"

@@ -241,7 +241,7 @@ def test_what_was_forgotten_is_a_column(watched: Path, tmp_path: Path) -> None:
     assert cells["GOOD"].startswith("\N{MINUS SIGN}27.5\n[") and cells["RANDOM"].startswith("+7.5\n[")
     assert (cells["BASE"], cells["CRASHED"], cells["ABSENT"]) == (DASH, "X", "X")
     notes = "\n".join(board.notes)
-    assert "exact_match (get-answer), greedy, on 40 documents of lm-eval's bbh_cot_fewshot" in notes
+    assert "exact_match (get-answer), greedy, on 40 documents of the task bbh_cot_fewshot" in notes
     assert "against BASE, which has 75.0 %" in notes and "digest is d0c5" in notes
     build(watched, tmp_path)
     tables = tmp_path / "tables"

@@ -213,7 +213,7 @@ def _forgotten_notes(forgotten: tuple[Analysis, Row] | None) -> list[str]:
     task, score = analysis.benchmark, analysis.accuracy(base.method, analysis.study.top, "greedy")
     reached = "has no score" if isinstance(score, X) else f"has {percent(score.mean)} %"
     return [
-        f"Forgetting: change of {task.metric}, on {len(task.tier_of):,} documents of lm-eval's {task.title} "
+        f"Forgetting: change of {task.metric}, on {len(task.tier_of):,} documents of the task {task.title} "
         f"against {base.title}, which {reached}, at the top budget in percentage points, paired by document, "
         "with its 95 % interval. It ranks nothing.",
         *_content_notes(analysis.study, task),
