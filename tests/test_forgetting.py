@@ -384,7 +384,7 @@ def test_doctor_looks_at_the_data_and_for_the_base_model(
 
     assert not problems()
     assert problems("rft") == [
-        "evaluation.forgetting compares rows with the base model; add control_base to methods"
+        "evaluation.forgetting compares rows with the base model; add its row to methods"
     ]
     (folder / "small.jsonl").unlink()
     (lack,) = problems()

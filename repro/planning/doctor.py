@@ -356,7 +356,7 @@ def _methods(case: Case) -> Iterator[str | Problem]:
             if isinstance(method, Broken):
                 yield Problem(f"{name}: {method.reason}")
     if case.study.evaluation.forgetting and Role.BASE not in roles:
-        yield Problem("evaluation.forgetting compares rows with the base model; add control_base to methods")
+        yield Problem("evaluation.forgetting compares rows with the base model; add its row to methods")
     yield f"{len(names)}: {', '.join(names)}"
 
 
