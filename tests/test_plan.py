@@ -322,6 +322,8 @@ def test_every_study_that_ships_has_a_plan(
     assert accounts == pytest.approx(spent, rel=0.02) and accounts <= spent
     assert all(run.train > 0 for run in made_plan.runs if run.flops)
     assert not [name for name, play in made_plan.plays.items() if play.failed]
+    disk = sum(place.bytes for place in made_plan.disk)
+    assert disk < (60e9 if file.stem == "qwen2.5-0.5b-gsm8k" else 600e9)
     if study.gpus:  # a study that asks for GPUs fits the largest one it can have
         assert all(need.fits(140 * GIB) for need in made_plan.memory)
     if study.tuned:  # what was chosen was chosen at the top budget, whatever it does at lower ones
