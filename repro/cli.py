@@ -26,6 +26,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import typer
 from typer.core import TyperGroup
 
+from repro import __version__
 from repro.config import Study as StudyConfig
 from repro.config import load_study
 from repro.errors import UserError, out_of_memory
@@ -59,6 +60,21 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
 )
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"repro {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the suite's version.")
+    ] = False,
+) -> None:
+    pass
+
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file, such as benchmarks/studies/pocket.yaml.")]
 MethodName = Annotated[str, typer.Option("--method", help="A row of the study, by its name.")]
