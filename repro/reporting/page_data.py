@@ -1,8 +1,8 @@
 """What the report's script draws and looks up, packed so that a page holds it.
 
 A *pack* is gzip of a length (4 bytes, little-endian), so many bytes of JSON, and columns of integers. The
-JSON says under ``columns`` how many values each has and how many bytes of each value; the columns hold the lowest
-byte of every value, then the next, which compresses better than whole values. ``unpack`` in
+JSON says under ``columns`` how many values each has and how many bytes of each value; the columns hold the
+lowest byte of every value, then the next, which compresses better than whole values. ``unpack`` in
 ``assets/report.js`` reads it.
 """
 
@@ -263,9 +263,10 @@ def _details(
     study: Study, benchmark: Benchmark, texts: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Arrays [problem, run, slot] of outcomes, tokens and texts. ``runs`` are those [row, seed, budget]
-    that there are; of each problem the first slot is greedy, the others are samples, in their order. An
-    outcome (verdict, answer, finish) is a number in its problem's list, the most frequent first: problems have
-    few, so that nearly all are small. So has every text."""
+    that there are; of each problem the first slot is greedy, the others are samples, in their order.
+
+    An outcome (verdict, answer, finish) is a number in its problem's list, the most frequent first: problems
+    have few, so that nearly all are small. So has every text."""
     frame = benchmark.samples
     shape = len(study.rows), len(study.seeds), len(study.budgets)
     runs, run = np.unique(frame["run"], return_inverse=True)
