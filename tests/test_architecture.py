@@ -36,7 +36,7 @@ LAYERS = [
 # bottom up, each of which imports from those before it.
 REPORTING = [
     "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
-    "comparisons", "claims", "published", "tables", "figures", "page",
+    "comparisons", "claims", "published", "tables", "figures", "page_data", "page",
     "replication",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files", "csv_files",

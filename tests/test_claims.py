@@ -561,7 +561,7 @@ def test_the_tables_of_a_study_have_them_after_its_leaderboard(papers: Path) -> 
 def test_report_shows_what_the_papers_say(papers: Path) -> None:
     build(papers, papers.parent / "out")
     page = (papers.parent / "out" / "report.html").read_text()
-    shown = page.partition("<h2>What the papers say</h2>")[2].partition("<h2>Details</h2>")[0]
+    shown = page.partition("<h2>What the papers say</h2>")[2].partition("<h2>Problems</h2>")[0]
     assert '<table id="claims">' in shown and '<table id="published">' in shown
     tables = {path.stem for path in (papers.parent / "out" / "tables").glob("*.tex")}
     assert {"claims", "published"} <= tables

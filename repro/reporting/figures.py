@@ -48,7 +48,7 @@ _AGAINST: tuple[dict[str, Any], ...] = (
     {"color": "#999999", "lw": 3.0}, {"color": "#009E73", "lw": 1.4}, {"color": "#0072B2", "lw": 1.4},
 )  # fmt: skip
 _FEWEST_CELLS = 5  # of a performance profile
-_ACCOUNTS = {"train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7"}
+ACCOUNTS = {"train": "#0072B2", "sample": "#56B4E9", "search": "#E69F00", "reward": "#CC79A7"}
 _SIGNED = FuncFormatter(lambda v, _: f"{v:+g}".replace("-", MINUS) if v else "0")
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "repro", "svg.fonttype": "path", "text.parse_math": False,
@@ -119,7 +119,7 @@ def accuracy(analysis: Analysis) -> Figure:
             axes.axhline(y, color="#777777", ls=(0, (5, 2)), lw=1)
         axes.plot(*np.hstack(everyone), color="#d5d5d5", lw=0.8)
         (x, y, low, high), seeds = lines[row.method][:4], lines[row.method][4:]
-        colour = _look(analysis, row)["color"]
+        colour = look_of(analysis, row)["color"]
         axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
         axes.plot(x, y, color=colour, lw=1.8)
         for each in seeds:
@@ -190,7 +190,7 @@ def profiles(analyses: Sequence[Analysis]) -> Figure:
     for axes, row in zip(panels, rows, strict=False):
         axes.plot(np.tile([*100 * above, np.nan], len(rows)), np.hstack(everyone), color="#d5d5d5", lw=0.8)
         share, low, high = curves[row.method]
-        colour = _look(analyses[0], row)["color"]
+        colour = look_of(analyses[0], row)["color"]
         axes.fill_between(100 * above, low, high, color=colour, alpha=0.18, lw=0, step="post")
         axes.plot(100 * above, share, color=colour, lw=1.8, drawstyle="steps-post")
     cells = f"{len(cells_of(analyses))} cells in {len(study.seeds)} training seeds"
@@ -233,7 +233,7 @@ def differences(analysis: Analysis) -> Figure:
             difference, p = family.get(row.method, (None, 1.0))
             if not isinstance(difference, Difference):
                 continue
-            colour = _look(analysis, row)["color"]
+            colour = look_of(analysis, row)["color"]
             low, mean, high = 100 * np.array([difference.low, difference.mean, difference.high])
             axes.plot([low, high], [y, y], color=colour, lw=2.2, solid_capstyle="round")
             axes.plot(mean, y, "o", ms=7, mec=colour, mew=1.6, mfc=colour if p < ALPHA else "white")
@@ -267,7 +267,7 @@ def spend(analysis: Analysis) -> Figure:
         if not width.any():
             continue
         bars = axes.barh(range(len(rows)), width, left=left, height=0.68, label=account,
-                         color=_ACCOUNTS[account], edgecolor="white", lw=0.6)  # fmt: skip
+                         color=ACCOUNTS[account], edgecolor="white", lw=0.6)  # fmt: skip
         shares = width / np.array([sum(m[a][0] for a in INSIDE) / unit or 1 for m in means])
         text = [f"{100 * s:.0f} %" if s >= 0.07 else "" for s in shares]
         dark = account in ("sample", "search", "reward")
@@ -342,13 +342,13 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
         for row in rows[::-1]:  # methods above controls
             runs = [run[monitor] for run in seen[row.method] if monitor in run]
             each = [{n: (line["spent"] / unit, line["value"]) for n, line in run.items()} for run in runs]
-            look = _look(analysis, row)
+            look = look_of(analysis, row)
             if len(runs) > 1:
                 for run in each:
-                    axes.plot(*_thinned(run.values()), color=look["color"], lw=0.5, alpha=0.35)
+                    axes.plot(*thinned(run.values()), color=look["color"], lw=0.5, alpha=0.35)
             both = [n for n in (each[0] if each else {}) if all(n in run for run in each)]
             if len(runs) == len(study.seeds) and both:
-                mean = _thinned(np.mean([[run[n] for run in each] for n in both], axis=1))
+                mean = thinned(np.mean([[run[n] for run in each] for n in both], axis=1))
                 axes.plot(*mean, **look | {"lw": 0.7 * look["lw"], "ms": 0.5 * look["ms"]})
         values = [value for line in axes.lines for value in line.get_ydata()]
         if values and 0 < 1000 * min(values) < max(values):
@@ -360,7 +360,7 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
         axes.tick_params(labelsize=8)
     for axes in panels[len(names) :]:
         axes.remove()
-    handles = [Line2D([], [], label=row.title, **_look(analysis, row)) for row in rows]
+    handles = [Line2D([], [], label=row.title, **look_of(analysis, row)) for row in rows]
     if handles:
         figure.legend(handles=handles, loc="outside upper left", ncols=_ACROSS, fontsize=8.5, handlelength=3)
     thin = "  Thin: single seeds." * (len(study.seeds) > 1)
@@ -371,7 +371,7 @@ def monitors(analysis: Analysis, names: Sequence[str]) -> Figure:
 # --------------------------------------------------------------------------------------------- helpers
 
 
-def _thinned(points: Iterable[Any]) -> Any:
+def thinned(points: Iterable[Any]) -> Any:
     """The coordinates of at most some 50 points, the last among them: more cannot be told apart."""
     found = np.array(list(points))
     return found[:: -ceil(len(found) / 50)][::-1].T
@@ -408,7 +408,7 @@ def _budget_ticks(axes: Axes, budgets: Sequence[float]) -> None:
     axes.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])
 
 
-def _look(analysis: Analysis, row: Row) -> dict[str, Any]:
+def look_of(analysis: Analysis, row: Row) -> dict[str, Any]:
     if row.role in _GREYS:
         grey, dashes = _GREYS[row.role]
         alike = [r.method for r in analysis.study.rows if r.role is row.role].index(row.method)

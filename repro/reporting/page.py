@@ -6,56 +6,44 @@ No torch, no accelerator, no network: seconds on one core, and the same bytes ev
 from __future__ import annotations
 
 import base64
-import html
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
 
 from repro.files import write_bytes, write_text
+from repro.reporting import page_data
 from repro.reporting.analysis import Analysis
 from repro.reporting.figures import all_figures
 from repro.reporting.results import Benchmark, Study, load
 from repro.reporting.table import Table, flops
 from repro.reporting.tables import all_tables, headline, summary
 
+LIMIT = 10_000_000  # bytes of a page
+DETAILS = "report-details.gz"  # beside a page that cannot hold every completion
+_ASSETS = Path(__file__).parent / "assets"
+# Figures that the page shows: the first two where no script draws charts.
 _CAPTIONS = {
     "accuracy": "Accuracy against spent FLOPs, with 95 % intervals and every training seed.",
     "differences": "Paired differences at the top budget, with 95 % intervals.",
-    "gains": "Paired differences at every budget, with 95 % intervals.",
     "profiles": "Share of the cells of the study in which a row scores more than so much.",
-    "spend": "Spent FLOPs by account at the top budget.",
     "frequency": "What was trained on, by difficulty tier.",
-    "monitors": "What can be seen of every method, round by round.",
-    "logged": "What the methods say of themselves, each under the names it logs.",
 }
 _CURVES = ("flops_to_target", "iso_accuracy", "improvement", "scaling", "papers", "seeds", "differences")
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:72rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
-.lead{color:#555;margin-top:0}
-.banner{background:#fff4ce;border-left:4px solid #c77700;padding:.6rem 1rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem;margin:0}dt{color:#666}dd{margin:0}
-pre{background:#f5f5f5;padding:.7rem 1rem;border-radius:4px;overflow-x:auto}
-section{overflow-x:auto}
-table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;line-height:1.35}
-caption{text-align:left;font-weight:600;font-size:1rem;padding:.2rem 0 .5rem}
-th,td{padding:.3rem .7rem;text-align:right;vertical-align:top;border-bottom:1px solid #e4e4e4}
-td{white-space:nowrap}
-th{border-bottom:2px solid #999;vertical-align:bottom}td.left,th.left{text-align:left}
-tbody tr:hover{background:#f7f9fc}
-.notes{color:#555;font-size:.84rem;padding-left:1.2rem}
-figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption{color:#555;font-size:.88rem}
-""".strip()
 
 
 def build(records: Path, out: Path) -> None:
-    """Write ``out/tables``, ``out/figures`` and ``out/report.html`` from a records folder.
+    """Write ``out/tables``, ``out/figures`` and ``out/report.html`` from a records folder, and beside the
+    page the completions where it cannot hold them.
 
     Raises UserError naming the file and the column when the records are malformed.
     """
     study = load(records)
     analyses = [Analysis(study, benchmark.name) for benchmark in study.benchmarks]
     tables, figures = all_tables(analyses), all_figures(analyses)
-    headlines = [headline(analysis) for analysis in analyses]
-    page = render(study, headlines, tables, {name: svg for name, (_, svg) in figures.items()})
     for folder in (out / "tables", out / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
@@ -66,11 +54,73 @@ def build(records: Path, out: Path) -> None:
         write_bytes(out / "figures" / f"{name}.png", png)
         write_bytes(out / "figures" / f"{name}.svg", svg)
     write_text(out / "summary.md", summary(analyses))
+
+    details = page_data.details(study, texts={})
+    pictures = {name: svg for name, (_, svg) in figures.items()}
+    page = render(analyses, tables, pictures, {}, details)
+    (out / DETAILS).unlink(missing_ok=True)
+    if len(page.encode()) > LIMIT:
+        page = render(analyses, tables, pictures, {}, None)
+        write_bytes(out / DETAILS, details)
     write_text(out / "report.html", page)
 
 
-def render(study: Study, headlines: list[str], tables: list[Table], figures: dict[str, bytes]) -> str:
-    """The report as one self-contained page; ``headlines`` are of its benchmarks, ``figures`` are SVG."""
+def render(
+    analyses: list[Analysis],
+    tables: list[Table],
+    figures: Mapping[str, bytes],
+    questions: page_data.Questions,
+    details: bytes | None,
+) -> str:
+    """The report as one self-contained page; ``figures`` are SVG. Without ``details`` it asks for their
+    file."""
+    study = analyses[0].study
+    packs = {
+        "charts": page_data.charts(analyses, tables),
+        "copies": page_data.copies(tables),
+        "monitors": page_data.monitors(study),
+        "counts": page_data.counts(study, questions),
+    } | ({"details": details} if details else {})
+    left = {table.name: table for table in tables}
+
+    def taken(names: Iterable[str] | None) -> list[Table]:
+        """The tables of these names, of each benchmark where there are several; or all that are left."""
+        chosen = [
+            key for name in names for key in left if key == name or key.startswith(f"{name}_")
+        ] if names else list(left)  # fmt: skip
+        return [left.pop(key) for key in chosen]
+
+    return _template().render(
+        study=study,
+        headlines=[headline(analysis) for analysis in analyses],
+        about=_about(study),
+        papers={row.title: row.paper for row in study.rows if row.paper},
+        curves=_CURVES,
+        taken=taken,
+        figures=[_figure(name, svg) for name, svg in figures.items() if name.partition("_")[0] in _CAPTIONS],
+        monitored=bool(study.monitors),
+        packs={name: base64.b64encode(content).decode() for name, content in packs.items()},
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(_ASSETS)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    inlined = {
+        "style": ["report.css"],
+        "plotly": ["plotly-basic.min.js"],
+        "script": ["report.js", "charts.js", "problems.js"],
+    }
+    for name, files in inlined.items():
+        texts = [(_ASSETS / file).read_text(encoding="utf-8") for file in files]
+        environment.globals[name] = Markup("\n".join(texts).strip())
+    return environment.get_template("report.html")
+
+
+def _about(study: Study) -> dict[str, str]:
     facts = study.facts
     single = len(study.benchmarks) == 1
     about = {
@@ -95,48 +145,12 @@ def render(study: Study, headlines: list[str], tables: list[Table], figures: dic
             ("Task versions", facts.evaluation.tasks),
         )
     }
-    about |= {
+    return about | {
         "Numerics": facts.numerics,
         "Statistics": "two-way layout of problems and training seeds; sign flips counted exactly",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
         "Records": f"digest {facts.digest}; repro verify counts every FLOP in them anew",
     }
-    papers = {row.title: row.paper for row in study.rows if row.paper}
-    shown = {table.name: f"<section>\n{table.html()}</section>\n" for table in tables}
-    pictures = {name: _figure(name, svg) for name, svg in figures.items()}
-
-    def take(found: dict[str, str], name: str) -> str:
-        """All of that kind: of each benchmark, where there are several."""
-        return "".join([found.pop(key) for key in list(found) if key == name or key.startswith(f"{name}_")])
-
-    of_papers = take(shown, "claims") + take(shown, "published")
-    looked_at = take(pictures, "monitors") + take(pictures, "logged")
-    title = html.escape(study.title)
-    banner = ' class="banner" role="note"' * study.preliminary
-    said = "".join(f"<p{banner}>{html.escape(sentence)}</p>\n" for sentence in headlines)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-        '<p class="lead">Self-taught reasoners compared at matched FLOP budgets. A row that is incomplete '
-        "shows X and says why; no mean is taken over what happens to exist.</p>\n"
-        f"{said}{_definitions(about)}"
-        "<h2>Result</h2>\n"
-        + take(pictures, "accuracy")
-        + take(shown, "leaderboard")
-        + take(pictures, "differences")
-        + "<h2>Over the budgets</h2>\n"
-        + take(pictures, "gains")
-        + "".join(take(shown, name) for name in _CURVES)
-        + take(pictures, "profiles")
-        + (f"<h2>What the papers say</h2>\n{of_papers}" if of_papers else "")
-        + "<h2>Details</h2>\n"
-        f"{take(shown, 'tiers')}{pictures['spend']}{shown.pop('costs')}"
-        f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"
-        + (f"<h2>What the methods looked at</h2>\n{looked_at}" if looked_at else "")
-        + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")
-        + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts.command)}</pre>\n</body>\n</html>\n"
-    )
 
 
 def _counts(benchmark: Benchmark) -> str:
@@ -149,17 +163,12 @@ def _split(benchmark: Benchmark) -> str:
     return f"{len(benchmark.tier_of):,}{split}"
 
 
-def _definitions(entries: dict[str, str]) -> str:
-    lines = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>\n" for k, v in entries.items())
-    return f"<dl>\n{lines}</dl>\n"
-
-
-def _figure(name: str, svg: bytes) -> str:
+def _figure(name: str, svg: bytes) -> dict[str, Any]:
     # As an image, not inline: the ids inside one SVG would clash with those of another.
-    data = base64.b64encode(svg).decode()
     kind, _, benchmark = name.partition("_")
-    caption = html.escape(_CAPTIONS[kind] + (f" On {benchmark}." if benchmark else ""))
-    return (
-        f'<figure id="{name}">\n<img alt="{caption}" src="data:image/svg+xml;base64,{data}">\n'
-        f"<figcaption>{caption}</figcaption>\n</figure>\n"
-    )
+    return {
+        "name": name,
+        "kind": kind,
+        "caption": _CAPTIONS[kind] + (f" On {benchmark}." if benchmark else ""),
+        "source": f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+    }

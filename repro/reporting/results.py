@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -77,6 +77,8 @@ class Benchmark:
     majority: np.ndarray  # whether the answer that most sampled completions give is right; NaN where unknown
     rates: dict[str, np.ndarray]  # means over the sampled completions: truncated, unparsable, timeout, ...
     problems: tuple[str, ...] = ()  # [problem] their ids
+    # One line for each completion; `run` is a flat index into [row, seed, budget], `at` its problem's.
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def strata(self) -> np.ndarray:
@@ -394,14 +396,14 @@ def _benchmark(
         "sampled": mean(correct[sampled], cell[sampled], size).reshape(shape),
         "greedy": mean(correct[~sampled], cell[~sampled], size).reshape(shape),
     }
-    drawn, cell, run = frame[sampled], cell[sampled], run[sampled]
+    drawn, cell = frame[sampled], cell[sampled]
     flags = {
         "truncated": (drawn["finish"] == "length").to_numpy(),
         "unparsable": (drawn["verdict"] == "unparsable").to_numpy(),
         "timeout": (drawn["verdict"] == "timeout").to_numpy(),
         "tokens": drawn["tokens"].to_numpy(),
     }
-    rates = {name: mean(values, run, int(np.prod(runs))) for name, values in flags.items()}
+    rates = {name: mean(values, run[sampled], int(np.prod(runs))) for name, values in flags.items()}
     count = np.bincount(cell, minlength=size).reshape(shape)
     texts = drawn["text_hash"].astype("category").cat.codes.to_numpy(np.int64)
     apart = texts.max(initial=0) + 1
@@ -415,7 +417,7 @@ def _benchmark(
     return Benchmark(
         facts.name, one_line(facts.title), one_line(facts.metric), facts.samples_per_problem,
         facts.max_tokens, facts.macro, tuple(facts.tiers), tier_of, scores, majority, rates,
-        names,
+        names, frame.assign(run=run, at=problem),
     )  # fmt: skip
 
 

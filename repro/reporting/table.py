@@ -80,19 +80,24 @@ class Table:
         ])  # fmt: skip
 
     def html(self) -> str:
+        names = list(self.cells.columns)
+        frozen = names.index("Method") if "Method" in names else 0  # stays where the others scroll
+        kinds = [side + " frozen" * (i == frozen) for i, side in enumerate(self._align())]
+
         def line(tag: str, values: Sequence[object]) -> str:
             cells = (
-                f'<{tag} class="{side}">{_lines(value, _html, "<b>{}</b>", "<br>")}</{tag}>'
-                for side, value in zip(self._align(), values, strict=True)
+                f'<{tag} class="{kind}">{_lines(value, _html, "<b>{}</b>", "<br>")}</{tag}>'
+                for kind, value in zip(kinds, values, strict=True)
             )
             return f"<tr>{''.join(cells)}</tr>"
 
-        head = line("th", list(self.cells.columns))
+        head = line("th", names)
         body = "\n".join(line("td", row) for row in self._values())
         notes = "".join(f"<li>{_html(note)}</li>" for note in self.notes)
         return (
-            f'<table id="{self.name}">\n<caption>{_html(self.title)}</caption>\n<thead>{head}</thead>\n'
-            f"<tbody>\n{body}\n</tbody>\n</table>\n" + (f'<ul class="notes">{notes}</ul>\n' if notes else "")
+            f'<div class="scroll" tabindex="0">\n<table id="{self.name}">\n'
+            f"<caption>{_html(self.title)}</caption>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
+            + (f'<ul class="notes">{notes}</ul>\n' if notes else "")
         )
 
     def _values(self) -> list[list[Any]]:
