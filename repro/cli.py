@@ -395,6 +395,27 @@ def verify(
             raise typer.Exit(1)
 
 
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="A folder to write, such as results/merged/records.")],
+    records: Annotated[list[Path], typer.Argument(help="Two or more records folders of one study.")],
+) -> None:
+    """Make one records folder of several of one study, whose seeds or rows were shared out between machines.
+    A run that several have is taken once. Needs neither torch nor a GPU."""
+    from repro.reporting.merging import merge as write
+
+    found = write(out, records)
+    seeds = ", ".join(map(str, found.study.seeds))
+    typer.echo(
+        f"{out} {'is written' if found.new else 'was there already, the same'}: "
+        f"{len(found.study.rows)} rows, seeds {seeds}; {found.runs} runs, {found.shared} of them in several "
+        "records"
+    )
+    for method, seed in found.lacking:
+        typer.echo(f"no records have {method} with seed {seed}: the row is incomplete")
+    typer.echo(f"next: repro tables {out}")
+
+
 def main() -> None:
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("repro").setLevel(logging.INFO)

@@ -237,8 +237,14 @@ def _checkpoint(layout: Layout, row: Mapping[str, Any], manifest: Path) -> Path:
 
 
 def _parts(
-    study: Study, layout: Layout, method: str, seed: int, row: Mapping[str, Any], sampler: Sampler,
-    folder: Path, window: int,
+    study: Study,
+    layout: Layout,
+    method: str,
+    seed: int,
+    row: Mapping[str, Any],
+    sampler: Sampler,
+    folder: Path,
+    window: int,
 ) -> list[Path]:
     """The folders with samples and facts of the checkpoint of a row of a manifest, one a benchmark, made
     unless they are there."""

@@ -278,8 +278,9 @@ def discard(folder: Path) -> None:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
-    """A folder to fill; on success it is sealed and takes the name ``folder``, on failure it is removed."""
+def filling(folder: Path) -> Iterator[Path]:
+    """A folder to fill; on success it takes the name ``folder``, which may be that of an empty one, on
+    failure it is removed."""
     folder = Path(folder)
     temporary = _temporary(folder)
     for stale in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
@@ -288,14 +289,21 @@ def building(folder: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            seal(temporary)
-            if folder.exists():
-                shutil.rmtree(folder)
             os.replace(temporary, folder)
             _sync(folder.parent)
         except BaseException:
             _remove(temporary)
             raise
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """:func:`filling`, but the folder is sealed, and takes the place of one of that name."""
+    with filling(folder) as temporary:
+        yield temporary
+        seal(temporary)
+        if Path(folder).exists():
+            shutil.rmtree(folder)
 
 
 @contextmanager

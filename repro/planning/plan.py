@@ -50,7 +50,11 @@ SOLUTION_BYTES = 4.5  # per sampled token, in the journal
 MFU = 0.30  # of the GPU's peak, in training and scoring
 SAMPLING_USE = 0.10  # the same in sampling and evaluation, which wait for memory
 ACCURACY = 0.35  # of the models, on problems that are trained on and on those of benchmarks
-VLLM, LAUNCH, LOAD = 60, 30, 5  # seconds to start an engine of vLLM, processes that train, and to load weights
+VLLM, LAUNCH, LOAD = (
+    60,
+    30,
+    5,
+)  # seconds to start an engine of vLLM, processes that train, and to load weights
 SEED_NOISE = 0.2  # spread of a model's log-odds from training seed to training seed: two points of accuracy
 
 MASTER, GRADIENT, MOMENTS = 4, 4, 8  # bytes per trained weight: float32, and Adam's two
