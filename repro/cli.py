@@ -416,6 +416,34 @@ def merge(
     typer.echo(f"next: repro tables {out}")
 
 
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    b: Annotated[
+        Path | None, typer.Argument(help="Another one; default: A itself, for two of its rows.")
+    ] = None,
+    row: Annotated[str | None, typer.Option(help="Only this row of A; default: all that both have.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The row of B to compare it with; default: the same.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write it as a page that needs no other file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Differences, settings and costs for machines.")
+    ] = False,
+) -> None:
+    """Say how two studies (or one from two machines, or two of its rows) differ: in scores, paired by
+    problem, in settings and in cost. Needs neither torch nor a GPU."""
+    from repro.files import write_text
+    from repro.reporting import compare as comparing
+
+    found = comparing.compare(a, b, row, against)
+    if page is not None:
+        write_text(page, found.html())
+    typer.echo(found.to_json() if as_json else found.text())
+
+
 def main() -> None:
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("repro").setLevel(logging.INFO)

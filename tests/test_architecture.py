@@ -37,7 +37,7 @@ LAYERS = [
 REPORTING = [
     "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount", "analysis", "table", "costs",
     "comparisons", "claims", "published", "tables", "figures", "page",
-    "replication",
+    "replication", "compare",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files", "csv_files",
                    "trials", "record_files"}  # fmt: skip

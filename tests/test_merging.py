@@ -31,6 +31,7 @@ ROWS = (
     Made("crashed", gain=1.0, broken=FAILED),
     Made("absent", broken=ABSENT),
 )
+NAMES = tuple(row.method for row in ROWS)
 Facts = dict[str, Any]
 Contents = dict[str, Any]  # lines of a CSV file as texts, samples as a frame
 
@@ -56,7 +57,7 @@ def part(
     folder: Path,
     *,
     seeds: tuple[int, ...] = (0, 1, 2),
-    rows: tuple[str, ...] = tuple(row.method for row in ROWS),
+    rows: tuple[str, ...] = NAMES,
     change: Callable[[Contents, Facts], Any] = lambda contents, facts: None,
 ) -> Path:
     """What of some records a machine would have written that had these seeds and rows alone."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from repro import csv_files, files, record_files
 from repro.errors import UserError
 from repro.reporting.reading import MEND
 from repro.reporting.results import Benchmark, Study, load
-from repro.reporting.settings import differing
+from repro.reporting.settings import differing, shown
 from repro.schema import CSV, FILES, SAMPLE_KEY, SAMPLES, Account
 
 Run = tuple[str, int]  # row and seed
@@ -148,7 +147,7 @@ def _belongs(part: Part, first: Part) -> None:
     refused = f"{part.folder} and {first.folder} are not of one study: "
     both = {row.method for row in part.study.rows} & {row.method for row in first.study.rows}
     for where, theirs, ours in differing(_said(part, both), _said(first, both)):
-        raise UserError(f"{refused}{where} is {_short(theirs)} in the one and {_short(ours)} in the other")
+        raise UserError(f"{refused}{where} is {shown(theirs)} in the one and {shown(ours)} in the other")
     pairs = zip(_tested(part), _tested(first), strict=True)
     for theirs, ours in pairs:
         if theirs.problems != ours.problems or list(theirs.tier_of) != list(ours.tier_of):
@@ -164,8 +163,8 @@ def _belongs(part: Part, first: Part) -> None:
                 # A run that failed before it asked for rewards has no note.
                 if theirs != ours and (name != "note" or (theirs and ours)):
                     raise UserError(
-                        f"{refused}{name} of the row {row.method} is {_short(theirs)} in the one and "
-                        f"{_short(ours)} in the other"
+                        f"{refused}{name} of the row {row.method} is {shown(theirs)} in the one and "
+                        f"{shown(ours)} in the other"
                     )
 
 
@@ -205,11 +204,6 @@ def _same_base(parts: Parts) -> None:
                     f"{part.folder} and {first.folder} are not of one study: {what} of their base models "
                     "differ"
                 )
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # --------------------------------------------------------------------------------- how a file is merged

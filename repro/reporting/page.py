@@ -111,13 +111,9 @@ def render(study: Study, headlines: list[str], tables: list[Table], figures: dic
 
     of_papers = take(shown, "claims") + take(shown, "published")
     looked_at = take(pictures, "monitors") + take(pictures, "logged")
-    title = html.escape(study.title)
     banner = ' class="banner" role="note"' * study.preliminary
     said = "".join(f"<p{banner}>{html.escape(sentence)}</p>\n" for sentence in headlines)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+    body = (
         '<p class="lead">Self-taught reasoners compared at matched FLOP budgets. A row that is incomplete '
         "shows X and says why; no mean is taken over what happens to exist.</p>\n"
         f"{said}{_definitions(about)}"
@@ -135,7 +131,18 @@ def render(study: Study, headlines: list[str], tables: list[Table], figures: dic
         f"{shown.pop('stranded')}{pictures['frequency']}{''.join(shown.values())}"
         + (f"<h2>What the methods looked at</h2>\n{looked_at}" if looked_at else "")
         + (f"<h2>Papers</h2>\n{_definitions(papers)}" if papers else "")
-        + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts.command)}</pre>\n</body>\n</html>\n"
+        + f"<h2>Regenerate</h2>\n<pre>{html.escape(facts.command)}</pre>\n"
+    )
+    return document(study.title, body)
+
+
+def document(title: str, body: str, head: str = "") -> str:
+    """A page that needs nothing beside it: its title as text, the rest as HTML."""
+    title = html.escape(title)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{head}'
+        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
     )
 
 

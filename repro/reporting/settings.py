@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,3 +25,9 @@ def differing(one: Any, other: Any, within: str = "") -> Iterator[tuple[str, Any
 
 def _objects(values: list[Any]) -> bool:
     return all(isinstance(value, Mapping) for value in values)
+
+
+def shown(value: Any) -> str:
+    """A value for people, in a few words."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
