@@ -444,6 +444,40 @@ def compare(
     typer.echo(found.to_json() if as_json else found.text())
 
 
+@app.command()
+def status(
+    study: StudyFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Runs and totals for machines.")] = False,
+    watch: Annotated[
+        float | None, typer.Option(min=1, help="Look again every so many seconds, until all is over.")
+    ] = None,
+    serve: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Show it as a live page on this port of localhost.")
+    ] = None,
+) -> None:
+    """Say how far a study is, while it runs or after: the state of each run, what it has spent, how fast it
+    is and what is left. Only looks: takes no lock and writes nothing."""
+    from time import sleep
+
+    from repro.planning.serving import LOOPBACK, server
+    from repro.planning.status import Watch
+
+    config = load_study(study)
+    looker = Watch(config, _layout(config))
+    if serve is not None:
+        with server(looker, serve) as page:
+            typer.echo(f"http://{LOOPBACK}:{serve}/ until it is interrupted")
+            page.serve_forever()
+    while True:
+        found = looker.look()
+        if watch is not None and not as_json and sys.stdout.isatty():
+            typer.echo("\033[H\033[2J", nl=False)  # a clear screen
+        typer.echo(found.to_json() if as_json else found.table().text())
+        if watch is None or found.over:
+            return
+        sleep(watch)
+
+
 def main() -> None:
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("repro").setLevel(logging.INFO)

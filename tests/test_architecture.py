@@ -35,7 +35,7 @@ LAYERS = [
 # From records to the report there is a way of its own, which knows nothing of running: its modules from the
 # bottom up, each of which imports from those before it.
 REPORTING = [
-    "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount", "analysis", "table", "costs",
+    "document", "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount", "analysis", "table", "costs",
     "comparisons", "claims", "published", "tables", "figures", "page",
     "replication", "compare",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from repro import files
 from repro.errors import UserError
 from repro.reporting.analysis import Analysis, Difference, Estimate
 from repro.reporting.costs import account_means, mean_of
-from repro.reporting.page import document
+from repro.reporting.document import document
 from repro.reporting.replication import differences, drawn_by_run, paired
 from repro.reporting.results import Row, Study, X, load
 from repro.reporting.settings import ABSENT, differing, shown

@@ -33,7 +33,7 @@ _MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quo
 _ESCAPED = r"\1\\\2"
 _LEFT = (  # columns of text
     "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
-    "Data", "Control", "Account", "Setting", "Row", "State",
+    "Data", "Control", "Account", "Setting", "State", "Note",
 )  # fmt: skip
 
 
