@@ -207,7 +207,7 @@ class Watch:
             for budget in (budgets if method.plans else budgets[-1:])
         ]
         begun = [folder for folder in folders if folder.is_dir()]
-        holder = next((found for folder in begun if (found := files.holder(folder))), None)
+        holder = next(filter(None, map(files.holder, begun)), None)
         stands = [found for folder in begun if (found := self._read(folder / PROGRESS, _progress))]
         state = State.RUNNING if holder else State.STOPPED if begun else State.WAITING
         if not stands:
