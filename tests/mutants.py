@@ -518,7 +518,7 @@ REPRODUCTION = [
     *seen_by("repro/reporting/replication.py", "tests/test_replication.py", {
         "if new[name] != old[name]:": "if False:",
         "adjusted[at] < ALPHA": "adjusted[at] < 0",
-        "other.problems != benchmark.problems or": "",
+        "(same.problems, same.k, same.macro) != keys": "(same.k, same.macro) != keys[1:]",
         ".astype(str).sort_values(list(SAMPLE_KEY))": ".astype(str)",
         'if runs else "the seeds are others"': 'if runs else ""',
     }),
