@@ -35,8 +35,8 @@ LAYERS = [
 # From records to the report there is a way of its own, which knows nothing of running: its modules from the
 # bottom up, each of which imports from those before it.
 REPORTING = [
-    "document", "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount", "analysis", "table", "costs",
-    "comparisons", "claims", "published", "tables", "figures", "page",
+    "document", "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount",
+    "analysis", "table", "costs", "comparisons", "claims", "published", "tables", "figures", "page",
     "replication", "compare",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files", "csv_files",
