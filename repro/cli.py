@@ -411,6 +411,89 @@ def verify(
             raise typer.Exit(1)
 
 
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="A folder to write, such as results/merged/records.")],
+    records: Annotated[list[Path], typer.Argument(help="Two or more records folders of one study.")],
+) -> None:
+    """Make one records folder of several of one study, whose seeds or rows were shared out between machines.
+    A run that several have is taken once. Needs neither torch nor a GPU."""
+    from repro.reporting.merging import merge as write
+
+    found = write(out, records)
+    seeds = ", ".join(map(str, found.study.seeds))
+    typer.echo(
+        f"{out} {'is written' if found.new else 'was there already, the same'}: "
+        f"{len(found.study.rows)} rows, seeds {seeds}; {found.runs} runs, {found.shared} of them in several "
+        "records"
+    )
+    for method, seed in found.lacking:
+        typer.echo(f"no records have {method} with seed {seed}: the row is incomplete")
+    typer.echo(f"next: repro tables {out}")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    b: Annotated[
+        Path | None, typer.Argument(help="Another one; default: A itself, for two of its rows.")
+    ] = None,
+    row: Annotated[str | None, typer.Option(help="Only this row of A; default: all that both have.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The row of B to compare it with; default: the same.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write it as a page that needs no other file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Differences, settings and costs for machines.")
+    ] = False,
+) -> None:
+    """Say how two studies (or one from two machines, or two of its rows) differ: in scores, paired by
+    problem, in settings and in cost. Needs neither torch nor a GPU."""
+    from repro.files import write_text
+    from repro.reporting import compare as comparing
+
+    found = comparing.compare(a, b, row, against)
+    if page is not None:
+        write_text(page, found.html())
+    typer.echo(found.to_json() if as_json else found.text())
+
+
+@app.command()
+def status(
+    study: StudyFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Runs and totals for machines.")] = False,
+    watch: Annotated[
+        float | None, typer.Option(min=1, help="Look again every so many seconds, until all is over.")
+    ] = None,
+    serve: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Show it as a live page on this port of localhost.")
+    ] = None,
+) -> None:
+    """Say how far a study is, while it runs or after: the state of each run, what it has spent, how fast it
+    is and what is left. Only looks: takes no lock and writes nothing."""
+    from time import sleep
+
+    from repro.planning.serving import LOOPBACK, server
+    from repro.planning.status import Watch
+
+    config = load_study(study)
+    looker = Watch(config, _layout(config))
+    if serve is not None:
+        with server(looker, serve) as page:
+            typer.echo(f"http://{LOOPBACK}:{serve}/ until it is interrupted")
+            page.serve_forever()
+    while True:
+        found = looker.look()
+        if watch is not None and not as_json and sys.stdout.isatty():
+            typer.echo("\033[H\033[2J", nl=False)  # a clear screen
+        typer.echo(found.to_json() if as_json else found.table().text())
+        if watch is None or found.over:
+            return
+        sleep(watch)
+
+
 def main() -> None:
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("repro").setLevel(logging.INFO)

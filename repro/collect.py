@@ -3,7 +3,6 @@ table and figure is made from."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro import __version__, csv_files, files, forgetting, identity, problems, tuned
+from repro import __version__, csv_files, files, forgetting, identity, problems, record_files, tuned
 from repro.config import Study
 from repro.discovery import load_method
 from repro.errors import UserError
@@ -20,9 +19,8 @@ from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
 from repro.ledger import Entry
 from repro.profiles import asked, settings
-from repro.schema import CSV, FILES, FORGETTING, SAMPLE_KEY, Account
+from repro.schema import CSV, FORGETTING, Account
 
-TEXTS = ["method", "benchmark", "mode", "tier", "problem", "verdict", "answer", "finish", "text_hash"]
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
 OF_BUDGET = ("budget", "spent", "papers_flops", "rounds", "steps", "fingerprint")
@@ -87,14 +85,10 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)
         tables["ledger.csv"].append({"method": "", "seed": 0, "budget": 0, **_line(entry, shapes)})
 
-    table = pd.concat(samples, ignore_index=True).sort_values(list(SAMPLE_KEY), kind="stable")
-    for column in TEXTS:
-        table[column] = table[column].astype("category")
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False, compression="zstd")
+    table = record_files.samples(samples)
     contents = {name: csv_files.text(CSV[name], rows).encode() for name, rows in tables.items()}
-    contents["samples.parquet"] = buffer.getvalue()
-    records = {
+    contents["samples.parquet"] = record_files.parquet(table)
+    facts_of_study = {
         "name": study.name,
         "title": study.title,
         "budgets": study.budgets,
@@ -112,12 +106,8 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             **{name: "; ".join(sorted(origins)) for name, origins in outside.items()},
         },
         "command": f"snakemake --config study={quote(str(study_file))}",
-        "files": {name: files.sha256_of(contents[name]) for name in FILES},
     }
-    out = layout.results / "records"
-    for name, data in contents.items():
-        files.write_bytes(out / name, data)
-    files.write_json(out / "study.json", {**records, "digest": files.digest(records)})
+    record_files.write(layout.results / "records", record_files.whole(contents, facts_of_study))
 
 
 def _shape(of: Mapping[str, Any], path: Path) -> ModelShape:

@@ -85,6 +85,13 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
+def write_lightly(path: Path, text: str) -> None:
+    """Atomic, and not synced: it outlives the process, not a power cut. Its folder is there."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
@@ -278,8 +285,9 @@ def discard(folder: Path) -> None:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
-    """A folder to fill; on success it is sealed and takes the name ``folder``, on failure it is removed."""
+def filling(folder: Path) -> Iterator[Path]:
+    """A folder to fill; on success it takes the name ``folder``, which may be that of an empty one, on
+    failure it is removed."""
     folder = Path(folder)
     temporary = _temporary(folder)
     for stale in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
@@ -288,14 +296,21 @@ def building(folder: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            seal(temporary)
-            if folder.exists():
-                shutil.rmtree(folder)
             os.replace(temporary, folder)
             _sync(folder.parent)
         except BaseException:
             _remove(temporary)
             raise
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """:func:`filling`, but the folder is sealed, and takes the place of one of that name."""
+    with filling(folder) as temporary:
+        yield temporary
+        seal(temporary)
+        if Path(folder).exists():
+            shutil.rmtree(folder)
 
 
 @contextmanager
@@ -326,4 +341,38 @@ def lease(folder: Path, wait: bool = False) -> Iterator[None]:
             file.write(f"{os.getpid()} on {os.uname().nodename}")
             file.flush()
             _sweep(path.parent.rglob(".*.tmp"))
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.truncate(0)  # nobody's: of another machine's no more can be seen
+
+
+def holder(folder: Path) -> str | None:
+    """Who has the :func:`lease` of ``folder``, as "PROCESS on MACHINE", seen without taking it; None where
+    nobody has. A process that died on another machine is still named until the next one comes."""
+    path = Path(folder) / "lease"
+    try:
+        named, number = path.read_text(errors="replace").strip(), path.stat().st_ino
+        process, _, machine = named.partition(" on ")
+        if not process.isdigit() or machine != os.uname().nodename:
+            return named or None
+        return named if _locked(number, int(process)) else None
+    except OSError:
+        return None
+
+
+def _locked(inode: int, process: int) -> bool:
+    """Whether a process of this machine holds a lock on a file."""
+    try:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:  # no Linux: whether the process that took it lives
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            pass
+        return True
+    # "7: FLOCK ADVISORY WRITE 4711 fe:00:123 0 EOF"; one that waits has "->" before its kind.
+    return any(lock[1] == "FLOCK" and lock[5].rpartition(":")[2] == str(inode) for lock in locks)

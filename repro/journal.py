@@ -9,15 +9,15 @@ what processes that died had done of it in vain: so both survive any number of r
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import digest, read_json, write_text
+from repro.files import digest, read_json, write_lightly, write_text
 
 Progress = Callable[[int], None]  # called with the units (steps, completions) that are done or begun
+PROGRESS = "progress.json"  # of a run's folder: FLOPs spent, seconds of the machine for them, and the round
 AT_WORK = "at-work.json"  # of the call under way: its position, units done, and units that earlier tries lost
 
 
@@ -64,10 +64,7 @@ class Journal:
         at_work = self.folder / AT_WORK
 
         def progress(units: int) -> None:
-            # Atomic, and not synced: it outlives the process, which is all that it must.
-            temporary = at_work.with_suffix(".new")
-            temporary.write_text(json.dumps({"position": self.position, "done": units, "lost": lost}))
-            os.replace(temporary, at_work)
+            write_lightly(at_work, json.dumps({"position": self.position, "done": units, "lost": lost}))
 
         self.folder.mkdir(parents=True, exist_ok=True)
         value = work(progress)

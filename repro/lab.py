@@ -7,6 +7,7 @@ that step, a sampling call is cut in request order, never in the order of comple
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import traceback
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +36,7 @@ from repro.flops import (
     sample_tally,
     sequence_tally,
 )
-from repro.journal import Journal, Progress
+from repro.journal import PROGRESS, Journal, Progress
 from repro.ledger import Entry
 from repro.machine import Meter
 from repro.method import (
@@ -492,10 +494,19 @@ class Lab:
                 batch_size, steps, inherit_optimizer, horizon,
             ]  # fmt: skip
             self._trainings[call.folder] = call
+            snapshots, took, began = self._snapshot_steps(cost_after), self._took(), perf_counter()
+
+            def work(progress: Progress) -> dict[str, Any]:
+                def done(step: int) -> None:
+                    progress(step)
+                    self._tell(self._spent + cost_after[step - 1], took + perf_counter() - began)
+
+                return self._train(call, len(plan), snapshots, truncated, done)
+
             value = self._next(
                 "train",
                 arguments,
-                partial(self._train, call, len(plan), self._snapshot_steps(cost_after), truncated),
+                work,
                 saved=lambda: int(state.name) if (state := newest_state(self._states)) else 0,
                 price=lambda _, first, last: _between(cost_after, first, last),
                 enough=lambda value: value["steps"] >= len(plan),
@@ -712,6 +723,17 @@ class Lab:
             self.steps += steps
             paid(done)
         book()
+        if self._journal.made:  # a replay tells nothing
+            self._tell(self._spent, self._took())
+
+    def _took(self) -> float:
+        """Seconds of the machine, in all finished calls."""
+        return sum(seconds for call in self.machine for seconds in call["seconds"].values())
+
+    def _tell(self, spent: int, seconds: float) -> None:
+        """Leave where the run stands, for those who look at it from outside."""
+        stands = {"spent": spent, "seconds": round(seconds, 2), "round": self.round}
+        files.write_lightly(self._folder / PROGRESS, json.dumps(stands))
 
     def _cut(self, model: Path) -> None:
         budget = self._budgets[len(self.cuts)]

@@ -551,7 +551,7 @@ REPRODUCTION = [
     *seen_by("repro/reporting/replication.py", "tests/test_replication.py", {
         "if new[name] != old[name]:": "if False:",
         "adjusted[at] < ALPHA": "adjusted[at] < 0",
-        "other.problems != benchmark.problems or": "",
+        "(same.problems, same.k, same.macro) != keys": "(same.k, same.macro) != keys[1:]",
         ".astype(str).sort_values(list(SAMPLE_KEY))": ".astype(str)",
         'if runs else "the seeds are others"': 'if runs else ""',
     }),
@@ -733,9 +733,41 @@ BENCHMARKS = [
     }),
 ]  # fmt: skip
 
+MERGING = "tests/test_merging.py::test_"
+COMPARE = "tests/test_compare.py::test_"
+STATUS = "tests/test_status.py::test_"
+# repro/reporting/merging.py, compare.py, planning/status.py: several machines, two records, a study at work.
+BETWEEN = [
+    *seen_by("repro/reporting/merging.py", f"{MERGING}what_does_not_belong_together_is_refused", {
+        "elif value and value != known:": "elif False:",
+        "if all(pools) and pools[0] != pools[1]:": "if False:",
+        "if theirs.problems != ours.problems or": "if",
+    }),
+    *seen_by("repro/reporting/merging.py", f"{MERGING}a_run_that_two_have_and_that_differs_is_refused", {
+        "if lines[owner].get(run) != lines[part].get(run):": "if False:",
+        "if not one.equals(other):": "if False:",
+    }),
+    *seen_by("repro/reporting/merging.py", f"{MERGING}halves_by_seeds_are_the_whole_byte_for_byte", {
+        "return sorted(met) if": "return met if",
+    }),
+    *seen_by("repro/reporting/compare.py", f"{COMPARE}one_thing_that_differs_is_seen", {
+        "same = same and next(differences(ours, theirs, drawn, runs), None) is None": "pass",
+        "if first and second and first != second:": "if False:",
+    }),
+    *seen_by("repro/files.py", f"{STATUS}a_holder_is_seen_until_it_ends_or_dies", {
+        "return named if _locked(number, int(process)) else None": "return named",
+    }),
+    *seen_by("repro/planning/status.py", f"{STATUS}old_and_half_written_manifests_are_none", {
+        "(manifest[\"key\"], manifest[\"asked\"]) == (key, budgets)": "manifest[\"key\"] == key",
+    }),
+    *seen_by("repro/planning/serving.py", f"{STATUS}the_page_is_for_this_machine_alone", {
+        "(f\"{LOOPBACK}:{bound}\", f\"localhost:{bound}\")": "(self.headers.get(\"Host\"),)",
+    }),
+]  # fmt: skip
+
 MUTANTS = [
     *BASELINES, *LAB, *RECORDING, *OBJECTIVES, *FLOPS, *STATISTICS, *TUNING, *REPRODUCTION, *VERIFIER,
-    *MONITORS, *CLAIMS, *BENCHMARKS,
+    *MONITORS, *CLAIMS, *BENCHMARKS, *BETWEEN,
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 # Rooms (modules and packages of repro) from the bottom up: each imports from its own layer or those below.
 LAYERS = [
     {"errors", "files", "yaml_files", "gpus", "machine", "layout", "seeds", "records", "schema", "flops",
-     "benchmarks", "numerics", "validation", "csv_files", "trials"},
+     "benchmarks", "numerics", "validation", "csv_files", "trials", "record_files"},
     {"objectives", "ledger", "monitors"},
     {"config", "profiles"},
     {"shapes"},
@@ -35,12 +35,12 @@ LAYERS = [
 # From records to the report there is a way of its own, which knows nothing of running: its modules from the
 # bottom up, each of which imports from those before it.
 REPORTING = [
-    "spread", "statistics", "curves", "reading", "results", "recount", "analysis", "table", "costs",
-    "comparisons", "claims", "published", "tables", "figures", "page_data", "page",
-    "replication",
+    "document", "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount",
+    "analysis", "table", "costs", "comparisons", "claims", "published", "tables", "figures", "page_data",
+    "page", "replication", "compare",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files", "csv_files",
-                   "trials"}  # fmt: skip
+                   "trials", "record_files"}  # fmt: skip
 # What is asked before a study runs looks at all of it.
 PLANNING = "planning"
 

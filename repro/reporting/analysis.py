@@ -168,23 +168,27 @@ class Analysis:
         p = sign_flip_p(each, found.tier_of, samples, error.kept, error.seeds, error.seeds_df)
         return Difference(exact(mean), exact(low), exact(high), significant_digits(p))
 
-    def replication(self, other: Analysis, method: str, budget: int) -> Difference | X:
-        """Score of a row less that of the same row in another study with the same problems, paired by
-        problem; each has its own training seeds. Its p-value is that of Student's t."""
-        for lack in (self._lacks(method, budget), other._lacks(method, budget)):
-            if lack:
+    def replication(
+        self, other: Analysis, method: str, budget: int, reference: str | None = None
+    ) -> Difference | X:
+        """Score of a row less that of the same row (or of ``reference``) in another study with the same
+        problems, paired by problem; each has its own training seeds. Its p-value is that of Student's t."""
+        both = ((self, method), (other, reference or method))
+        for analysis, row in both:
+            if lack := analysis._lacks(row, budget):
                 return lack
         ours, theirs = self._scores(), other._scores()
-        each = ours.each[self._at(method, budget)] - theirs.each[other._at(method, budget)]
+        each = ours.each[self._at(method, budget)] - theirs.each[other._at(reference or method, budget)]
         errors = [
-            analysis._error(found, each, (-1, 1), budget, method)
-            for analysis, found in ((self, ours), (other, theirs))
+            analysis._error(found, each, (-1, 1), budget, row)
+            for (analysis, row), found in zip(both, (ours, theirs), strict=True)
         ]
         kept = max(0.0, sum(error.kept for error in errors) - 1)  # each takes out its own samples
         unseen = errors[0].problems - errors[0].kept * float(problem_variance(each, ours.tier_of))
         problems = kept * float(problem_variance(each, ours.tier_of)) + unseen
         spreads = [*errors[0].spreads, *errors[1].spreads]
-        if self._trained(method) and len(spreads) < 2:  # one seed tells no spread: the other's stands for it
+        if len(spreads) < sum(analysis._trained(row) for analysis, row in both):
+            # One seed tells no spread: the other's stands for it.
             if not spreads:
                 return X("one training seed in both says nothing of the spread between seeds")
             seeds = [len(self.study.seeds), len(other.study.seeds)]

@@ -29,11 +29,11 @@ from repro.trials import Trial
 _BESIDE = (Account.RULES, Account.EVALUATE)  # shown by row, outside the budget
 
 
-def account_means(study: Study, method: str) -> dict[str, tuple[float, ...]]:
-    """Mean over seeds of (FLOPs, papers' FLOPs, tokens) of each account of a row, up to the top budget."""
+def account_means(study: Study, method: str, budget: int) -> dict[str, tuple[float, ...]]:
+    """Mean over seeds of (FLOPs, papers' FLOPs, tokens) of each account of a row, up to a budget."""
     sums = {str(account): np.zeros(3) for account in (*INSIDE, *_BESIDE)}
     for seed in study.seeds:
-        for line in study.entries(method, seed, study.top):
+        for line in study.entries(method, seed, budget):
             sums[line["account"]] += [line["flops"], line["papers_flops"], line["tokens"]]
     return {account: tuple(map(float, total / len(study.seeds))) for account, total in sums.items()}
 
@@ -52,7 +52,7 @@ def costs(analysis: Analysis) -> Table:
         if study.incomplete(row.method, top):
             cells.append({"Method": row.title} | dict.fromkeys(columns, "X") | of_trials)
             continue
-        spend = account_means(study, row.method)
+        spend = account_means(study, row.method, top)
         total = sum(spend[account][0] for account in INSIDE)
         papers = sum(spend[account][1] for account in INSIDE)
         shown = []
@@ -242,7 +242,7 @@ def machine(analysis: Analysis) -> Table:
         wasted = _sum(line["flops"] for line in lines)
         devices = "; ".join(_devices(lines))
         seconds, joules = (
-            [_mean_of(runs, account, column) for account in accounts] for column in ("seconds", "joules")
+            [mean_of(runs, account, column) for account in accounts] for column in ("seconds", "joules")
         )
         measured = _sum(value for value in joules if value is not None)
         shown = ["" if value is None else significant(value) for value in seconds]
@@ -267,7 +267,7 @@ def machine(analysis: Analysis) -> Table:
     return table_of(study, "machine", "Cost of the machine", cells, data, notes)
 
 
-def _mean_of(runs: list[list[Line]], account: str, column: str) -> float | None:
+def mean_of(runs: list[list[Line]], account: str, column: str) -> float | None:
     """Mean over runs of one account; None where a run has nothing measured, or none has the account."""
     of = [[line[column] for line in run if line["account"] == account] for run in runs]
     if not all(runs) or not any(of):

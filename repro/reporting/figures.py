@@ -261,7 +261,7 @@ def spend(analysis: Analysis) -> Figure:
     ][::-1]  # fmt: skip
     figure, axes = _canvas(9.0, 1.7 + 0.34 * max(3, len(rows)))
     left = np.zeros(len(rows))
-    means = [account_means(study, r.method) for r in rows]
+    means = [account_means(study, r.method, study.top) for r in rows]
     for account in INSIDE:
         width = np.array([m[account][0] / unit for m in means])
         if not width.any():

@@ -78,23 +78,20 @@ def replicate(committed: Path, fresh: Path) -> Replication:
         raise UserError(
             f"{fresh} and {committed} have no row or no budget in common: they are of other studies"
         )
-    pairs = []
-    for benchmark in ours.benchmarks:
-        other = next((one for one in theirs.benchmarks if one.name == benchmark.name), None)
-        if other is None or other.problems != benchmark.problems or other.k != benchmark.k:
-            raise UserError(
-                f"{fresh} and {committed} were evaluated on other problems of {benchmark.title}, or with "
-                "another number of samples: their scores cannot be compared"
-            )
-        pairs.append((Analysis(theirs, benchmark.name), Analysis(ours, benchmark.name)))
+    pairs, unpaired = paired(theirs, ours)
+    for title in unpaired:
+        raise UserError(
+            f"{fresh} and {committed} were evaluated on other problems of {title}, or with another number of "
+            "samples: their scores cannot be compared"
+        )
     seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
-    drawn = _drawn(fresh), _drawn(committed)
+    drawn = drawn_by_run(fresh), drawn_by_run(committed)
     rows = [row for row in ours.rows if row.method in names]
     what: dict[str, str] = {}
     for row in rows:
         runs = [(row.method, seed, budget) for seed in seeds for budget in budgets]
         what[row.method] = (
-            next(_differences(theirs, ours, drawn, runs), "") if runs else "the seeds are others"
+            next(differences(theirs, ours, drawn, runs), "") if runs else "the seeds are others"
         )
     apart = _apart(pairs, [name for name, found in what.items() if found], budgets)
     held = list(_held(pairs, names, budgets))
@@ -104,6 +101,25 @@ def replicate(committed: Path, fresh: Path) -> Replication:
         sum(held),
         len(held),
     )
+
+
+def paired(one: Study, other: Study) -> tuple[list[tuple[Analysis, Analysis]], list[str]]:
+    """The benchmarks of ``other`` that both studies have with the same problems and number of samples, so
+    that scores can be paired by problem; and the titles of the others."""
+    pairs, unpaired = [], []
+    content = [{facts.name: facts.content for facts in study.facts.benchmarks} for study in (one, other)]
+    for benchmark in other.benchmarks:
+        same = next((found for found in one.benchmarks if found.name == benchmark.name), None)
+        name, keys = benchmark.name, (benchmark.problems, benchmark.k, benchmark.macro)
+        if (
+            same is None
+            or (same.problems, same.k, same.macro) != keys
+            or content[0][name] != content[1][name]
+        ):
+            unpaired.append(benchmark.title)
+        else:
+            pairs.append((Analysis(one, name), Analysis(other, name)))
+    return pairs, unpaired
 
 
 def _compared(
@@ -118,7 +134,7 @@ def _compared(
     return Compared(row, Verdict.BITS, runs, "")
 
 
-def _drawn(records: Path) -> dict[Run, pd.DataFrame]:
+def drawn_by_run(records: Path) -> dict[Run, pd.DataFrame]:
     """The completions of each run, in the order of their key."""
     samples = read_samples(records / "samples.parquet").astype(str).sort_values(list(SAMPLE_KEY))
     groups = samples.groupby(["method", "seed", "budget"])
@@ -128,7 +144,7 @@ def _drawn(records: Path) -> dict[Run, pd.DataFrame]:
     }
 
 
-def _differences(
+def differences(
     fresh: Study, committed: Study, drawn: tuple[dict[Run, pd.DataFrame], ...], runs: list[Run]
 ) -> Iterator[str]:
     """What differs between the runs of a row, the first first."""

@@ -33,7 +33,7 @@ _MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quo
 _ESCAPED = r"\1\\\2"
 _LEFT = (  # columns of text
     "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
-    "Data", "Control",
+    "Data", "Control", "Account", "Setting", "State", "Note",
 )  # fmt: skip
 
 
@@ -60,6 +60,12 @@ class Table:
         table = tabulate(cells, head, tablefmt="pipe", disable_numparse=True, colalign=self._align())
         notes = "".join(f"\n- {_MARKDOWN_START.sub(_ESCAPED, _markdown(note))}" for note in self.notes)
         return f"**{_markdown(self.title)}**\n\n{table}\n" + (notes + "\n" if notes else "")
+
+    def text(self) -> str:
+        """For a terminal."""
+        side = self._align()
+        table = tabulate(self._values(), list(self.cells.columns), disable_numparse=True, colalign=side)
+        return "\n".join([one_line(self.title), "", table, *(f"- {one_line(note)}" for note in self.notes)])
 
     def csv(self) -> str:
         """Six significant digits for measured numbers, every digit for counts; blank where there is none."""
