@@ -114,7 +114,7 @@ def test_a_chart_tells_of_its_points_and_draws_the_rows_chosen(opened: Browser) 
     opened.wait(f"{lines} === {drawn - 1}")
     assert opened.run("document.activeElement.getAttribute('aria-pressed')") in ("false", None)
     opened.run(
-        "[...document.querySelectorAll('#chart-accuracy .legend button')]"
+        "[...document.querySelectorAll('#chart-accuracy .rowkeys button')]"
         ".find(button => button.textContent === 'all').click()"
     )
     opened.wait(f"{lines} === 8")  # absent has no point
@@ -135,7 +135,12 @@ def test_every_choice_of_a_chart_draws(opened: Browser, name: str) -> None:
         f"for (const select of document.querySelectorAll('#chart-{name} select')) for (const option of"
         " [...select.options]) { select.value = option.value; select.dispatchEvent(new Event('change')) }"
     )
-    assert opened.run(f"document.querySelectorAll('#chart-{name} .main-svg').length")
+    opened.size(700)
+    opened.wait(f"document.querySelector('#chart-{name} .main-svg').getBoundingClientRect().width < 700")
+    assert (
+        opened.run(f"document.querySelector('#chart-{name} .main-svg').getBoundingClientRect().height") > 100
+    )
+    opened.run("document.querySelector('#theme').click()")
 
 
 def test_a_problem_opens_with_what_was_answered(opened: Browser, report: Path) -> None:
@@ -236,6 +241,11 @@ def test_the_page_fits_a_phone(opened: Browser, report: Path) -> None:
 
 
 def test_the_page_is_printed_with_all_its_tables(opened: Browser) -> None:
+    """On white, however it is shown."""
+    opened.run("document.documentElement.dataset.theme = 'dark'")
+    opened.call("Emulation.setEmulatedMedia", media="print")
+    assert opened.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    opened.call("Emulation.setEmulatedMedia", media="")
     assert opened.pdf().startswith(b"%PDF")
     opened.run("dispatchEvent(new Event('beforeprint'))")
     assert opened.run("document.querySelectorAll('main details:not([open])').length") == 0

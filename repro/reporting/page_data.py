@@ -48,7 +48,10 @@ def pack(value: Mapping[str, Any], columns: Mapping[str, np.ndarray] | None = No
 
 def _digits(value: float | None, digits: int = 5) -> float | None:
     """A number for a chart; None where there is none."""
-    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
+    if value is None or not np.isfinite(value):
+        return None
+    # In two steps: the last bits, which are the machine's, do not decide where a tie goes.
+    return float(f"{float(f'{value:.9g}'):.{digits}g}")
 
 
 def copies(tables: Sequence[Table]) -> bytes:

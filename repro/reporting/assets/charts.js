@@ -40,7 +40,9 @@ function layout(changes) {
 }
 
 function draw(chart, traces, changes) {
-  Plotly.react(chart.plot, traces, layout(changes), {
+  const laid = layout(changes);
+  chart.plot.style.height = `${laid.height}px`; // else Plotly knows no height when the window changes
+  Plotly.react(chart.plot, traces, laid, {
     responsive: true, displaylogo: false, displayModeBar: innerWidth < 600 ? false : "hover", plotlyServerURL: "",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
   }).catch(complain);
@@ -95,7 +97,7 @@ function legendOf() {
   };
   const all = make("div", { className: "controls" },
     button("main", choose(study.shown)), button("all", choose(study.best)), button("none", choose([])));
-  return make("div", { className: "legend" }, make("div", { className: "keys" }),
+  return make("div", { className: "rowkeys" }, make("div", { className: "keys" }),
     make("details", {}, make("summary", {}), all, make("div", { className: "keys hidden" })));
 }
 
@@ -113,7 +115,7 @@ function keyButton(index, legend) {
 }
 
 function drawKeys() {
-  for (const legend of $$(".legend")) {
+  for (const legend of $$(".rowkeys")) {
     const [visible, hidden] = $$(".keys", legend);
     const others = study.best.filter((index) => !shown.has(index));
     $("summary", legend).textContent = `${shown.size} of ${study.rows.length} rows shown: show others`;
@@ -144,7 +146,10 @@ const bars = (row, plus, minus) => ({
 const ofBenchmarks = (state, again) =>
   study.benchmarks.length < 2 ? [] : [choice("Benchmark", numbered(study.benchmarks.map((one) => one.title)), (value) => ((state.benchmark = Number(value)), again()))];
 /** Lines at the same budget stand a little apart, so that their intervals can be told apart. */
-const apart = (x, place, rows, logarithmic) => (logarithmic ? x * 1.012 ** (place - rows / 2) : x + 0.004 * study.budgets.at(-1) * (place - rows / 2));
+function apart(x, place, rows, logarithmic) {
+  const by = Math.min(0.012, 0.12 / rows) * (place - (rows - 1) / 2);
+  return logarithmic ? x * Math.exp(by) : x + (by / 3) * study.budgets.at(-1);
+}
 const budgetAxis = (logarithmic) => ({
   title: { text: `FLOPs (${study.unit})` }, type: logarithmic ? "log" : "linear", tickvals: study.budgets, ticktext: study.budgets.map((budget) => String(Number(budget.toPrecision(3)))),
 });

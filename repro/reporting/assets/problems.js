@@ -200,6 +200,7 @@ async function explorer() {
 async function start() {
   themes();
   contents();
+  printing();
   tables();
   study = await packed("charts");
   for (const index of study.shown) shown.add(index);

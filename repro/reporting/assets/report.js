@@ -91,13 +91,24 @@ function contents() {
   addEventListener("hashchange", reveal);
   list.addEventListener("click", (event) => event.target.hash === location.hash && reveal());
   if (location.hash) reveal();
+}
+
+/** On paper all is open, and light. */
+function printing() {
+  const { dataset } = document.documentElement;
   let closed = [];
+  let theme;
   addEventListener("beforeprint", () => {
     closed = $$("main details:not([open])");
     for (const one of closed) one.open = true;
+    theme = dataset.theme;
+    dataset.theme = "light";
+    redraw();
   });
   addEventListener("afterprint", () => {
     for (const one of closed) one.open = false;
+    dataset.theme = theme ?? "";
+    redraw();
   });
 }
 
