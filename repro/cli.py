@@ -61,6 +61,7 @@ app = typer.Typer(
     cls=Commands, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
 )
 
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"repro {__version__}")

@@ -26,7 +26,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from repro.errors import UserError
 from repro.sampling import Request, Sampled, SamplingParams, checksum
 from repro.sampling.transformers import TransformersSampler
-from repro.sampling.vllm import VLLMSampler
+from repro.sampling.vllm import WORKER, VLLMSampler
 
 pytestmark = [
     pytest.mark.vllm,
@@ -109,9 +109,10 @@ def resident_mib(pid: int) -> float:
 
 
 def the_engine(sampler: VLLMSampler) -> int:
-    """Its process."""
-    (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return int(child)
+    """Its process, among this one's children."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (engine,) = [child for child in children if WORKER.name in Path(f"/proc/{child}/cmdline").read_text()]
+    return int(engine)
 
 
 def test_greedy_equals_transformers(sampler: VLLMSampler, reference: TransformersSampler) -> None:
