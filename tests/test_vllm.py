@@ -108,11 +108,10 @@ def resident_mib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def the_engine(sampler: VLLMSampler) -> int:
-    """Its process, among this one's children."""
+def at_work() -> set[int]:
+    """The processes of all engines of this process."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    (engine,) = [child for child in children if WORKER.name in Path(f"/proc/{child}/cmdline").read_text()]
-    return int(engine)
+    return {int(child) for child in children if WORKER.name in Path(f"/proc/{child}/cmdline").read_text()}
 
 
 def test_greedy_equals_transformers(sampler: VLLMSampler, reference: TransformersSampler) -> None:
@@ -232,7 +231,7 @@ def test_counts_and_the_end_of_the_context(sampler: VLLMSampler, reference: Tran
 def test_a_killed_engine_loses_nothing(sampler: VLLMSampler, caplog: pytest.LogCaptureFixture) -> None:
     params = SamplingParams(max_tokens=60)
     undisturbed = sampler.sample(MIXED, params)
-    first, batches = the_engine(sampler), count()
+    (first,), batches = at_work(), count()
 
     def kill(done: int) -> None:
         if next(batches) == 3:
@@ -241,7 +240,7 @@ def test_a_killed_engine_loses_nothing(sampler: VLLMSampler, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         assert sampler.sample(MIXED, params, kill) == undisturbed
     assert "vLLM ended with status -9 and owes" in caplog.text
-    assert the_engine(sampler) != first
+    assert first not in at_work()
 
 
 def test_two_engines_draw_what_one_draws(sampler: VLLMSampler, model: Path) -> None:
@@ -285,14 +284,16 @@ def test_an_engine_lasts_through_rounds_of_training(
     drawn: list[list[Sampled]] = []
     engines: set[int] = set()
     resident: list[float] = []
+    others = at_work()
     with VLLMSampler(dtype, reuse=True) as sampler:
         for i in range(ROUNDS):
             if i:
                 folder = trained(folder, tmp_path / str(i), step, seed=i)
             sampler.load(folder)
             drawn.append(sampler.sample(MIXED[:6], params))
-            engines.add(the_engine(sampler))
-            resident.append(resident_mib(the_engine(sampler)))
+            (engine,) = at_work() - others
+            engines.add(engine)
+            resident.append(resident_mib(engine))
             sampler.close()
     assert "vLLM reloaded other weights" not in caplog.text
     assert len(engines) == 1
