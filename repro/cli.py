@@ -190,9 +190,9 @@ def flops(
     sampled: Annotated[int, typer.Option(help="Completions that were sampled.")] = 0,
     samples: Annotated[int, typer.Option(help="Completions of each prompt that was asked.")] = 1,
     trained: Annotated[int, typer.Option(help="Sequences (DPO: pairs) trained on, over all epochs.")] = 0,
-    objective: Annotated[str, typer.Option(help="sft, dpo or grpo.")] = "sft",
+    objective: Annotated[str, typer.Option(help="SFT, DPO or PolicyGradient.")] = "SFT",
     references: Annotated[
-        int | None, typer.Option(help="Forward passes of frozen models; default: 1 for dpo, else 0.")
+        int | None, typer.Option(help="Forward passes of frozen models; default: 1 for DPO, else 0.")
     ] = None,
     lora: Annotated[int, typer.Option(help="Rank of the adapters that alone are trained.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Tallies and FLOPs for machines.")] = False,
@@ -203,7 +203,7 @@ def flops(
     shape = calculator.model_shape(model)
     costs = calculator.run_cost(
         shape, prompt=prompt, completion=completion, sampled=sampled, samples=samples, trained=trained,
-        objective=objective, references=references, lora=lora,  # type: ignore[arg-type]
+        objective=objective, references=references, lora=lora,
     )  # fmt: skip
     typer.echo((calculator.to_json if as_json else calculator.render)(model, shape, costs))
 

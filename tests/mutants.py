@@ -415,7 +415,7 @@ FLOPS = [
         'raise UserError(f"{where}: {error}") from None': "raise",
     }),
     *seen_by("repro/planning/calculator.py", "tests/test_calculator.py", {
-        '"dpo": 1, "grpo": 0': '"dpo": 0, "grpo": 0',
+        "trains.references if references is None": "0 if references is None",
         "if sampled % samples:": "if False:",
         "if min(prompt, completion) < 1:": "if False:",
         "round(groups * prompt)": "groups * int(prompt)",
@@ -423,7 +423,7 @@ FLOPS = [
         "generated // samples + (i < generated % samples)": "generated // samples",
         "sample_tally(asked, each, window=shape.window)": "sample_tally(asked, each)",
         "drawn += _times(": "drawn = _times(",
-        '(2 if objective == "dpo" else 1)': "1",
+        "(2 if trains.data is Pair else 1)": "1",
         "sequence_tally([(asked, generated)], window=shape.window)": "sequence_tally([(asked, generated)])",
         "shape.with_lora(lora)": "shape",
         "prompts // number + (first < more[0])": "prompts // number",

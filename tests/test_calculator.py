@@ -34,7 +34,7 @@ def test_the_worked_example_of_the_docs() -> None:
 def test_whole_lengths_are_the_ledgers_charges() -> None:
     # test_flops.py has these by hand
     sampling, training, reference = run_cost(
-        QWEN, prompt=120, completion=200, sampled=8, samples=4, trained=3, objective="dpo"
+        QWEN, prompt=120, completion=200, sampled=8, samples=4, trained=3, objective="DPO"
     )
     assert sampling.flops == 2 * 888_224_497_664
     assert sampling.flops == 2 * flops(QWEN, sample_tally(120, [200] * 4), FORWARD_PASSES)
@@ -44,7 +44,7 @@ def test_whole_lengths_are_the_ledgers_charges() -> None:
     assert training.papers_flops == papers_flops(QWEN, pairs, TRAINING_PASSES)
 
 
-@pytest.mark.parametrize(("objective", "passes"), [("sft", [3]), ("dpo", [3, 1]), ("grpo", [3])])
+@pytest.mark.parametrize(("objective", "passes"), [("SFT", [3]), ("DPO", [3, 1]), ("PolicyGradient", [3])])
 def test_references_by_objective(objective: Any, passes: list[int]) -> None:
     costs = run_cost(QWEN, prompt=5, completion=5, trained=10, objective=objective)
     assert [cost.passes for cost in costs] == passes
@@ -106,7 +106,7 @@ def test_a_model_is_a_name_a_folder_or_a_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"objective": "ppo"}, "--objective is ppo; set it to one of sft, dpo, grpo"),
+        ({"objective": "ppo"}, "--objective is ppo; set it to one of SFT, DPO, PolicyGradient"),
         ({"trained": -1}, "are at least 0"),
         ({"completion": 0.5}, "give means of 1 or more"),
         ({"sampled": 10, "samples": 4}, "--samples is 4, which does not divide --sampled, 10"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from tabulate import tabulate
 
@@ -26,10 +26,9 @@ from repro.flops import (
     sample_tally,
     sequence_tally,
 )
+from repro.objectives import OBJECTIVES
+from repro.records import Pair
 from repro.shapes import decoder, known, named
-
-Objective = Literal["sft", "dpo", "grpo"]
-REFERENCES = {"sft": 0, "dpo": 1, "grpo": 0}
 
 
 @dataclass(frozen=True)
@@ -66,23 +65,25 @@ def run_cost(
     sampled: int = 0,
     samples: int = 1,
     trained: int = 0,
-    objective: Objective = "sft",
+    objective: str = "SFT",
     references: int | None = None,
     lora: int = 0,
 ) -> list[Cost]:
     """What a run cost, in the official convention and the papers'.
 
     ``prompt`` and ``completion`` are mean lengths in tokens. ``sampled`` completions are drawn, ``samples``
-    of each prompt. ``trained`` sequences (for ``dpo`` pairs) are trained on, each as often as it is visited;
-    ``references`` forward passes over all of them are of models that do not change (default: 1 for DPO, else
-    0), and ``lora`` is the rank of the adapters that alone are trained. Lengths are taken to be alike: where
-    they spread, pairs of attention are a little more, and the papers' padding is much more.
+    of each prompt. ``trained`` sequences (or pairs, as the ``objective``, one of
+    :data:`repro.objectives.OBJECTIVES`, has it) are trained on, each as often as it is visited;
+    ``references`` forward passes over all of them are of models that do not change (default: the
+    objective's), and ``lora`` is the rank of the adapters that alone are trained. Lengths are taken to be
+    alike: where they spread, pairs of attention are a little more, and the papers' padding is much more.
 
     Raises UserError for counts that cannot be.
     """
-    if objective not in get_args(Objective):
-        raise UserError(f"--objective is {objective}; set it to one of {', '.join(get_args(Objective))}")
-    references = REFERENCES[objective] if references is None else references
+    if objective not in OBJECTIVES:
+        raise UserError(f"--objective is {objective}; set it to one of {', '.join(OBJECTIVES)}")
+    trains = OBJECTIVES[objective]()
+    references = trains.references if references is None else references
     if min(sampled, trained, references, lora) < 0 or samples < 1:
         raise UserError("--sampled, --trained, --references and --lora are at least 0, --samples at least 1")
     if min(prompt, completion) < 1:
@@ -102,7 +103,7 @@ def run_cost(
         each = [generated // samples + (i < generated % samples) for i in range(samples)]
         drawn += _times(sample_tally(asked, each, window=shape.window), count)
     add("sampling", FORWARD_PASSES, drawn, shape)
-    rows = trained * (2 if objective == "dpo" else 1)
+    rows = trained * (2 if trains.data is Pair else 1)
     read = Tally.zero()
     for count, asked, generated in _lengths(rows, round(rows * prompt), round(rows * completion)):
         read += _times(sequence_tally([(asked, generated)], window=shape.window), count)
