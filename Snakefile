@@ -80,7 +80,7 @@ wildcard_constraints:
 
 def record_settings(wildcards):
     names = {name: [method.title, method.paper, method.role] for name, method in METHODS.items()}
-    return text_of([STUDY.model_dump(mode="json", include={"name", "title", "target_accuracies"}), names])
+    return text_of([STUDY.model_dump(mode="json"), names])  # all of it is in the records
 
 
 def problem_settings(wildcards):
@@ -110,7 +110,8 @@ def run_settings(wildcards):
 
 
 def evaluation_settings(wildcards):
-    evaluated = STUDY.model_dump(mode="json", include={"evaluation"})
+    kept = {"texts", "questions"}  # of what was evaluated, when it is collected
+    evaluated = STUDY.evaluation.model_dump(mode="json", exclude=kept)
     asked = [evaluated, STUDY.sampling.numbers(), STUDY.numerics, *identity.watched(STUDY)]
     return text_of([*asked, identity.libraries(STUDY.sampling.engine), NUMBERS, VERIFIER])
 

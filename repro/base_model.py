@@ -20,6 +20,7 @@ from repro.models import config_of, refuse_code
 from repro.objectives import SFT
 from repro.problems import ladder
 from repro.problems.prompts import fill, templates
+from repro.provenance import Process
 from repro.seeds import generator, stream_seed
 from repro.shapes import shape_of
 from repro.training import encode
@@ -31,11 +32,12 @@ Progress = Callable[[int, int, float], None]  # called with (step, steps, loss)
 
 
 def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
-    """Make the study's base model in ``out``; what it cost, how it came to be, and its shape.
+    """Make the study's base model in ``out``; what it cost, how it came to be, its shape, and what made it.
 
     A model that was made there from the same settings is kept: it is trained once, whoever is killed when.
     """
     numerics.check(study.numerics)
+    process = Process()
     spec = study.base_model
     train = problem_folder / "train.jsonl"
     key = files.digest(
@@ -48,7 +50,7 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
                 return facts
         with files.building(out) as folder:
             facts = {"key": key, **_make(study, train, folder, progress)}
-            facts["shape"] = shape_of(folder).to_json()
+            facts |= {"shape": shape_of(folder).to_json(), "process": process.facts()}
             files.write_json(folder / files.ORIGIN, facts)
     return facts
 

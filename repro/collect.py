@@ -3,23 +3,25 @@ table and figure is made from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from repro import __version__, csv_files, files, forgetting, identity, problems, record_files, tuned
-from repro.config import Study
+from repro.config import Study, is_path
 from repro.discovery import load_method
 from repro.errors import UserError
 from repro.flops import FORWARD_PASSES, TRAINING_PASSES, ModelShape, Tally
 from repro.layout import Layout
 from repro.ledger import Entry
 from repro.profiles import asked, settings
-from repro.schema import CSV, FORGETTING, Account
+from repro.schema import CSV, FORGETTING, PROBLEMS, PROVENANCE, SAMPLES, TEXTS, Account
 
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
@@ -39,15 +41,19 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     shapes: dict[str, dict[str, int]] = {}
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in CSV}
     samples: list[pd.DataFrame] = []
+    texts: dict[str, str] = {}
+    jobs: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
+    rows: dict[str, dict[str, Any]] = {}
     facts: dict[str, Any] = dict.fromkeys(EVALUATION)
     training_set = problems.read_prepared(layout.problems, "train")
-    for name in study.evaluation.benchmarks:
-        problems.check(layout.problems, f"test/{name}")
+    asked_problems = list(_problems(study, layout))
     base = files.read_checked(layout.base_manifest, ("description", "shape", "warm_start", "fingerprint"))
     _shape(base, layout.base_manifest)
+    jobs.append(({"kind": "base model"}, base.get("process")))
     outside: dict[str, set[str]] = {}  # row -> where its method comes from
     for name in methods:
         method = load_method(study, name)
+        rows[name] = method.model_dump(mode="json")
         for seed in study.seeds:
             manifest = files.read_checked(layout.run(name, seed), MANIFEST)
             key = identity.run_key(study, method, name, seed, training_set, base["fingerprint"])
@@ -79,6 +85,10 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             tables["visits.csv"] += [{**of, **row} for row in manifest["visits"]]
             tables["machine.csv"] += _machine(of, manifest, evaluation)
             samples.append(_samples(layout.samples(name, seed)))
+            if manifest["budgets"]:
+                texts |= _texts(layout.samples(name, seed), study.evaluation.texts)
+            jobs.append(({"kind": "train", **of}, manifest.get("process")))
+            jobs.append(({"kind": "evaluate", **of}, evaluation.get("process")))
     tables["tuning.csv"] = [trial.line() for trial in tuned.trials(study) if trial.method in methods]
     if cost := base["warm_start"]:
         shape, tally = _shape(base, layout.base_manifest), Tally.from_json(cost["tally"])
@@ -88,6 +98,13 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     table = record_files.samples(samples)
     contents = {name: csv_files.text(CSV[name], rows).encode() for name, rows in tables.items()}
     contents["samples.parquet"] = record_files.parquet(table)
+    contents["texts.parquet"] = record_files.text_parquet(TEXTS, sorted(texts.items()))
+    contents["problems.parquet"] = record_files.text_parquet(PROBLEMS, asked_problems)
+    contents[PROVENANCE] = record_files.provenance(
+        (job, process)
+        for job, process in jobs
+        if process  # else an earlier version wrote its manifest
+    )
     facts_of_study = {
         "name": study.name,
         "title": study.title,
@@ -99,6 +116,8 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "target_accuracies": study.target_accuracies,
         "model": {"description": base["description"], "parameters": base["shape"]["parameters"]},
         "numerics": study.numerics,
+        **resolved(study),
+        "rows": rows,
         "shapes": shapes,
         "versions": {
             "suite": __version__,
@@ -161,13 +180,64 @@ def _fits(
         raise UserError(f"{samples} is not what {path} was written with; delete both and run `snakemake`")
 
 
+def resolved(study: Study) -> dict[str, Any]:
+    """All keys of a study, defaults too, as JSON has them, and apart from the ``settings`` those that say how
+    its work is ``split`` up, which change no number. Paths are as they were given; of an absolute one, which
+    is of one machine, the name."""
+
+    def plain(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: plain(one, name) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        if isinstance(value, Path) or (key == "method" and is_path(value)):
+            return Path(value).name if Path(value).is_absolute() else str(value)
+        return value
+
+    found: dict[str, Any] = plain(study.model_dump())
+    split: dict[str, Any] = {name: found.pop(name) for name in ("gpus", "data_dir")}
+    for section in ("sampling", "training"):
+        apart = getattr(study, section).SPLIT
+        split[section] = {name: found[section].pop(name) for name in sorted(apart)}
+    return {"settings": found, "split": split}
+
+
+def _problems(study: Study, layout: Layout) -> Iterable[tuple[str | None, ...]]:
+    """The lines of problems.parquet. Raises UserError where a problem file is not as it was prepared."""
+    for name in study.evaluation.benchmarks:
+        asked = problems.read_prepared(layout.problems, f"test/{name}")
+        told = study.evaluation.questions or name == "ladder"  # which the suite makes
+        for problem in asked.problems:
+            texts = (problem.question, asked.golds[problem.id].answer) if told else (None, None)
+            yield name, problem.id, problem.tier, *texts
+
+
 def _samples(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, columns=list(SAMPLES))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as parquet ({error}); delete it and run `snakemake`"
         ) from None
+
+
+def _texts(path: Path, share: float) -> dict[str, str]:
+    """The completions of an evaluation, by their hashes, for a share of the problems."""
+    found: dict[str, str] = {}
+    if share:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["benchmark", "problem", *TEXTS]):
+            lines = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            found |= {
+                name: text for benchmark, problem, name, text in lines if kept(benchmark, problem, share)
+            }
+    return found
+
+
+@cache
+def kept(benchmark: str, problem: str, share: float) -> bool:
+    """Whether a share of the problems has this one: the same for all rows, seeds and budgets, and in any
+    larger share."""
+    return int(files.digest(benchmark, problem), 16) < share * 16**16
 
 
 def _benchmarks(study: Study, samples: pd.DataFrame, layout: Layout) -> list[dict[str, Any]]:

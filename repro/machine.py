@@ -44,11 +44,21 @@ def _rounded(amounts: dict[str, float]) -> dict[str, float]:
 @cache
 def device() -> str:
     """The GPUs this process sees, by name, else the processor."""
+    return gpus() or processor()
+
+
+@cache
+def gpus() -> str:
+    """The GPUs this process sees, by name; "" for none."""
     import torch
 
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return " + ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    if not torch.cuda.is_available():
+        return ""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return " + ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -19,6 +19,7 @@ from repro.layout import Layout
 from repro.method import BudgetSpent, Method, Misuse, Unavailable
 from repro.problems import ProblemSet
 from repro.problems.prompts import stops
+from repro.provenance import Process
 from repro.rewards import scorer_for
 from repro.sampling import sampler_for
 from repro.schema import INSIDE
@@ -35,6 +36,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
     Raises UserError for what the user can mend (missing input, full disk).
     """
     numerics.check(study.numerics)
+    process = Process()
     method = load_method(study, name)
     training_set = problems.read_prepared(layout.problems, "train")
     base = base_fingerprint(layout)
@@ -82,6 +84,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
         "budgets": rows if status == "ok" else [],
         "visits": _visits(training_set, visits) if status == "ok" else [],
         "machine": machine,
+        "process": process.facts(study.sampling.engine),
     }
     files.write_checked(layout.run(name, seed), manifest)
     return manifest

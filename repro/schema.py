@@ -79,9 +79,9 @@ VISITS = {"method": str, "seed": int, "tier": str, "trained": int, "problems": i
 TUNING = {
     "method": str, "point": int, "settings": str, "seed": int, "flops": int, "score": float, "chosen": int,
 }  # fmt: skip
-# What the machine took, by account (`verify` and `wasted` too): it differs from machine to machine, and
-# nothing else in the records does. `flops` are those lost in crashes and done again; joules are blank where
-# nothing measures them.
+# What the machine took, by account (`verify` and `wasted` too). This file and provenance.json differ from
+# machine to machine, and nothing else in the records does. `flops` are those lost in crashes and done again;
+# joules are blank where nothing measures them.
 MACHINE = {
     "method": str, "seed": int, "budget": int, "account": str, "device": str, "seconds": float,
     "joules": float, "flops": int,
@@ -94,6 +94,11 @@ SAMPLES = (
     "answer", "tokens", "finish", "text_hash",
 )  # fmt: skip
 SAMPLE_KEY = ("method", "seed", "budget", "benchmark", "mode", "problem", "sample")  # no two lines share it
+# Completions of the problems that the study keeps texts of, each text once, by its hash in samples.parquet.
+TEXTS = ("text_hash", "text")
+# The problems of the benchmarks. Question and answer are blank unless the suite makes the problems, or the
+# study asks for them: records are published, and most benchmarks are not to be.
+PROBLEMS = ("benchmark", "problem", "tier", "question", "answer")
 FORGETTING = "forgetting"  # what samples.parquet calls the task of that column, as if it were a benchmark
 CSV = {
     "runs.csv": RUNS,
@@ -103,7 +108,9 @@ CSV = {
     "tuning.csv": TUNING,
     "machine.csv": MACHINE,
 }
-FILES = (*CSV, "samples.parquet")  # whose SHA-256 study.json holds
+PARQUET = {"texts.parquet": TEXTS, "problems.parquet": PROBLEMS}  # files whose columns are all text
+PROVENANCE = "provenance.json"
+FILES = (*CSV, "samples.parquet", *PARQUET, PROVENANCE)  # whose SHA-256 study.json holds
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -157,8 +164,42 @@ class Facts(_Facts):
     target_accuracies: list[float]
     model: ModelFacts
     numerics: Numerics
+    settings: dict[str, Any]  # the whole study, defaults too, as it was when the records were written; apart
+    split: dict[str, Any]  # from it how work is split up, which changes no number
+    rows: dict[str, dict[str, Any]]  # row -> its hyper-parameters, where they are known
     shapes: dict[str, dict[str, Count]]  # id -> the integers of :class:`repro.flops.ModelShape`
-    versions: dict[str, str]
+    versions: dict[str, str]  # where the records were written; provenance.json has those that computed
     command: str
     files: dict[str, str]  # each of :data:`FILES` -> its SHA-256
     digest: str  # :func:`repro.files.digest` of all the rest
+
+
+class Job(_Facts):
+    """A job whose results are in the records. Of one that was interrupted, or was made again from what was
+    kept, it is the last process that is told of."""
+
+    kind: Literal["base model", "train", "evaluate"]
+    method: str = ""  # the base model is of none
+    seed: Count = 0
+    ended: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\dZ$")  # UTC
+    seconds: Annotated[float, Field(ge=0)]  # by the clock
+
+
+class Process(_Facts):
+    """What the processes of some jobs had in common."""
+
+    python: str
+    platform: str
+    cpu: str
+    cores: Count  # that the process might use
+    gpus: str  # that it saw, blank for none
+    libraries: dict[str, str]  # versions of what computed in it
+    commit: str | None  # of the suite; null where that was no git checkout
+    changed: bool | None  # whether files differed from that commit, results apart
+    jobs: list[Job] = Field(min_length=1)
+
+
+class Provenance(_Facts):
+    """The content of provenance.json. Jobs of which nothing is known are in none of its processes."""
+
+    processes: list[Process]

@@ -17,15 +17,30 @@ import pandas as pd
 
 from repro import files
 from repro.flops import ModelShape, Tally, flops, papers_flops
+from repro.record_files import text_parquet
 from repro.records import Role
 from repro.reporting.results import Benchmark, Row, Study
-from repro.schema import CSV, FILES, FORGETTING, INSIDE, SAMPLES, TALLY, Account, Facts
+from repro.schema import (
+    CSV,
+    FILES,
+    FORGETTING,
+    INSIDE,
+    PROBLEMS,
+    PROVENANCE,
+    SAMPLES,
+    TALLY,
+    TEXTS,
+    Account,
+    Facts,
+    Provenance,
+)
 
 TIERS = ("1", "2", "3")
 BUDGETS = (1_000_000_000, 2_000_000_000, 4_000_000_000, 8_000_000_000)
 # One layer of 2 * 1 * 1 * (1 + 1) = 4 weights, no MLP: a token costs 2 * 4 = 8 FLOPs a pass.
 SHAPE = ModelShape(body=4, head=1, attention=2, windowed=0, window=0, parameters=5, idle=0, sides=8)
 EACH = 2 * SHAPE.body
+NO_PROVENANCE = Provenance(processes=[])
 
 
 def seal(folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
@@ -50,7 +65,9 @@ def facts_of(**changes: Any) -> dict[str, Any]:
                        "engine": {"engine": "transformers", "torch": "2.13"}, "tasks": {"ladder_sampled": 1}},
         "target_accuracies": [0.45, 0.6, 0.99], "model": {"description": "none", "parameters": 800_000},
         "numerics": "fast", "shapes": {"policy": SHAPE.to_json()},
-        "versions": {"torch": "2.13"}, "command": "snakemake tables",
+        "settings": {"seeds": [0, 1, 2], "methods": "all", "sampling": {"max_tokens": 99}},
+        "split": {"sampling": {"batch_size": 8}},
+        "rows": {"good": {"rate": 0.5}}, "versions": {"torch": "2.13"}, "command": "snakemake tables",
     } | changes  # fmt: skip
 
 
@@ -68,8 +85,10 @@ def write(
     tuning: Iterable[Mapping[str, Any]] = (),
     machine: Iterable[Mapping[str, Any]] = (),
     samples: Iterable[tuple[Any, ...]] | pd.DataFrame = (),
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a records folder from its lines; ``samples`` in the order of the columns."""
+    """Write a records folder from its lines; ``samples`` in the order of the columns. Its problems have no
+    texts; every run was trained and evaluated by one process each time."""
     for (name, columns), lines in zip(
         CSV.items(), (runs, ledger, monitors, visits, tuning, machine), strict=True
     ):
@@ -78,8 +97,28 @@ def write(
         writer.writeheader()
         writer.writerows(lines)
         files.write_text(folder / name, text.getvalue())
-    pd.DataFrame(samples, columns=list(SAMPLES)).to_parquet(folder / "samples.parquet", index=False)
+    frame = pd.DataFrame(samples, columns=list(SAMPLES))
+    frame.to_parquet(folder / "samples.parquet", index=False)
+    known = frame[frame["benchmark"] != FORGETTING][["benchmark", "problem", "tier"]].drop_duplicates()
+    lines = [(*line, None, None) for line in known.itertuples(index=False)]
+    (folder / "problems.parquet").write_bytes(text_parquet(PROBLEMS, lines))
+    (folder / "texts.parquet").write_bytes(text_parquet(TEXTS, sorted((texts or {}).items())))
+    keys = dict.fromkeys((line["method"], line["seed"]) for line in runs)
+    ran = [(kind, *run) for run in keys for kind in ("train", "evaluate")]
+    files.write_json(folder / PROVENANCE, {"processes": [process(ran)] if ran else []})
     return seal(folder, facts)
+
+
+def process(jobs: Iterable[tuple[str, str, int]], **changes: Any) -> dict[str, Any]:
+    """What the processes of these jobs (kind, row, seed) had in common, as provenance.json has it."""
+    told = [
+        {"kind": kind, "method": method, "seed": seed, "ended": "2026-12-01T20:43Z", "seconds": 12.5}
+        for kind, method, seed in jobs
+    ]
+    return {
+        "python": "3.11.7", "platform": "Linux", "cpu": "A processor", "cores": 2, "gpus": "",
+        "libraries": {"torch": "2.13", "trl": "1.16"}, "commit": "c0ffee", "changed": False, "jobs": told,
+    } | changes  # fmt: skip
 
 
 def run_line(method: str, seed: int, budget: int, **changes: Any) -> dict[str, Any]:
@@ -225,9 +264,13 @@ def write_records(
             "metric": "exact_match (get-answer), greedy", "samples_per_problem": 0, "max_tokens": 1024,
             "content": "d0c5",
         }  # fmt: skip
+    last = problems - 1  # the one whose texts are kept
+    told = [(text_hash(last, choice), f"{last} {choice}") for choice in range(3)]
+    sampled = {line[-1] for line in samples}
     return write(
         folder, facts, runs=runs, ledger=ledger, monitors=monitors, visits=visits, machine=machine,
         samples=samples, tuning=_tuning(rows, budgets[-1] - len(seeds)),
+        texts={name: text for name, text in told if name in sampled},
     )  # fmt: skip
 
 
@@ -297,13 +340,17 @@ def _samples(
         correct = rng.random(problems) < (solve if sample >= 0 else solve + 0.1)
         for i in range(problems):
             choice = int(rng.integers(3))
-            text = hashlib.sha256(f"{i} {choice}".encode()).hexdigest()[:16]
+            text = text_hash(i, choice)
             verdict = "correct" if correct[i] else ("unparsable" if i % 17 == 0 else "wrong")
             answer = {"correct": "7", "unparsable": ""}.get(verdict, str(choice))
             mode, finish = "sampled" if sample >= 0 else "greedy", "length" if i % 29 == 0 else "stop"
             key = (method, seed, budget, benchmark, mode, TIERS[i // per_tier], f"p{i:04d}", max(sample, 0))
             found.append((*key, bool(correct[i]), verdict, answer, 20 + i % 9, finish, text))
     return found
+
+
+def text_hash(problem: int, choice: int) -> str:
+    return hashlib.sha256(f"{problem} {choice}".encode()).hexdigest()[:16]
 
 
 def study_of(
@@ -324,4 +371,18 @@ def study_of(
         "made", "MADE", f"sampled avg@{k}", k, 99, True, tiers, tier_of,
         {"sampled": scores, "greedy": nothing}, nothing, {},
     )  # fmt: skip
-    return Study(facts, "Made", budget, tuple(range(seeds)), named, runs, [], [], [], [], [], (benchmark,))
+    return Study(
+        facts,
+        "Made",
+        budget,
+        tuple(range(seeds)),
+        named,
+        runs,
+        [],
+        [],
+        [],
+        [],
+        [],
+        NO_PROVENANCE,
+        (benchmark,),
+    )

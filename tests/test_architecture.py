@@ -27,6 +27,7 @@ LAYERS = [
     {"tuned"},
     {"discovery"},
     {"identity"},
+    {"provenance"},
     {"journal", "base_model", "evaluation"},
     {"lab"},
     {"run"},

@@ -165,16 +165,17 @@ def content(folder: Path) -> dict[str, bytes]:
 def numbers(path: Path) -> dict[str, Any]:
     """A manifest or journal entry, without what the machine took."""
     values: dict[str, Any] = json.loads(path.read_text())
-    return {key: value for key, value in values.items() if key not in ("machine", "check")}
+    return {key: value for key, value in values.items() if key not in ("machine", "process", "check")}
 
 
 def portable(project: Project) -> dict[str, bytes]:
     """The results that are the same on every machine: all but what the machine took."""
     found = content(project.root / "results/micro")
     facts = json.loads(found.pop("records/study.json"))
-    del facts["files"]["machine.csv"], facts["digest"]
+    del facts["files"]["machine.csv"], facts["files"]["provenance.json"], facts["digest"]
     found["records/study.json"] = json.dumps(facts).encode()
-    return {name: data for name, data in found.items() if "machine" not in name and name != "report.html"}
+    others = ("records/provenance.json", "report.html")
+    return {name: data for name, data in found.items() if "machine" not in name and name not in others}
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -291,8 +292,9 @@ def test_only_what_changed_runs_again(reference: Project, tmp_path: Path) -> Non
     study = yaml.safe_load(MICRO)
     study["sampling"] |= {"batch_size": 64, "chunk": 32, "memory": 0.5}
     study["training"] = {"micro_batch": 2, "save_every": 7}
+    study["evaluation"] |= {"texts": 1, "questions": True}
     (project.root / STUDY).write_text(yaml.safe_dump(study))
-    assert "Nothing to be done" in project.snakemake("-n")
+    assert planned(project.snakemake("-n")) == after  # the records say what is kept, and have all settings
     study["hyperparameters"]["iterative_dpo"]["temperature"] = 0.8
     (project.root / STUDY).write_text(yaml.safe_dump(study))
     assert planned(project.snakemake("-n")) == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from repro.benchmarks import BENCHMARKS
 from repro.collect import collect
-from repro.config import Study
+from repro.config import Benchmark, Study
 from repro.discovery import load_method
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
@@ -39,7 +40,9 @@ from repro.ledger import Entry
 from repro.problems import read, sources
 from repro.problems.sources import SOURCES
 from repro.profiles import Settings, settings
+from repro.provenance import Process
 from repro.records import Verdict
+from repro.reporting.recount import recount
 from repro.reporting.results import load
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams
 from repro.sampling.transformers import TransformersSampler
@@ -94,6 +97,7 @@ class Scripted:
 def row(number: int, answer: str | None = None, **fields: Any) -> dict[str, Any]:
     answer = str(number) if answer is None else answer
     known = {"id": f"p{number}", "tier": str(number % 2 + 1), "answer": answer, "prompt": f"{number} + 0 ="}
+    known |= {"few_shot": "w1", "hinted": "w2"}
     return known | {"question": "?", "knowledge": ["gain"], "solution": None} | fields
 
 
@@ -442,8 +446,7 @@ def made_run(root: Path, study: Study, model: Path) -> Layout:
     """A finished run with two checkpoints, the second with other weights, and two benchmarks' problems."""
     layout = Layout(root, study.name)
     layout.test("gsm8k").parent.mkdir(parents=True)
-    shots = {"few_shot": "w1", "hinted": "w2", "solution": None}
-    write(layout.problems, [shots | row(n) for n in range(3)], "train")
+    write(layout.problems, [row(n) for n in range(3)], "train")
     seal(shutil.copytree(model, layout.base))
     base = fingerprint(layout.base)
     shape = shape_of(layout.base)
@@ -561,6 +564,144 @@ def collected(layout: Layout, study: Study, *methods: str) -> dict[str, Any]:
     """study.json of runs that were evaluated."""
     collect(study, list(methods), layout, Path("made.yaml"))
     return dict(read_json(layout.results / "records" / "study.json"))
+
+
+def told(layout: Layout) -> dict[str, str]:
+    """The texts that were collected; all that the records say of them agrees."""
+    assert not [one for one in recount(layout.results / "records").differences if "texts" in one]
+    return load(layout.results / "records").texts
+
+
+def with_evaluation(study: Study, **keys: Any) -> Study:
+    return study.model_copy(update={"evaluation": study.evaluation.model_copy(update=keys)})
+
+
+def test_a_share_of_the_problems_keeps_its_texts(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    engine.say = lambda prompt, i: f"{prompt} of {len(engine.calls)} #### {i}"
+    study = made_study(texts=1)
+    layout = made_run(tmp_path, study, model)
+    write(layout.test("gsm8k").parent, [row(n) for n in range(40)], "gsm8k")
+    write_report(layout, {"style": "plain", "digest": "abc"})
+    for name in ("star", "rft"):
+        evaluate_run(study, name, 3, layout)
+    asked, records = len(engine.calls), layout.results / "records"
+    evaluated = pd.concat([pd.read_parquet(layout.samples(name, 3)) for name in ("star", "rft")])
+    found, sizes = {}, []
+    for share in (1, 0.3, 0.1, 0):
+        other = with_evaluation(study, texts=share)
+        collected(layout, other, "star", "rft")  # which evaluates nothing, and finds all as it was asked for
+        found[share] = told(layout)
+        sizes.append((records / "texts.parquet").stat().st_size)
+        if share == 0.3:
+            first = (records / "texts.parquet").read_bytes()
+            collected(layout, other, "rft", "star")
+            assert (records / "texts.parquet").read_bytes() == first
+    assert len(engine.calls) == asked
+    assert found[1] == dict(zip(evaluated["text_hash"], evaluated["text"], strict=True))
+    assert found[0] == {} and sizes == sorted(sizes, reverse=True)
+    assert found[0.1].items() < found[0.3].items() < found[1].items()
+    here = evaluated[evaluated["text_hash"].isin(found[0.3])]
+    there = evaluated[~evaluated["text_hash"].isin(found[0.3])]
+    keys = [{*zip(frame["benchmark"], frame["problem"], strict=True)} for frame in (here, there)]
+    assert not keys[0] & keys[1]  # all of a problem, whichever row, seed and budget, or nothing
+    assert 42 * 0.1 < len(keys[0]) < 42 * 0.6
+    assert "text" not in pd.read_parquet(records / "samples.parquet").columns
+
+
+def test_a_text_that_no_file_can_hold_is_kept_all_the_same(
+    tmp_path: Path, model: Path, engine: Scripted
+) -> None:
+    engine.say = lambda prompt, i: f"\ud83d no pair \U0001f600 #### {i}"
+    study = made_study(texts=1)
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    collected(layout, study, "star")
+    assert sorted(told(layout).values()) == [f"\ufffd no pair \U0001f600 #### {i}" for i in range(4)]
+
+
+def test_parts_of_a_version_that_kept_no_texts_are_made_again(
+    tmp_path: Path, model: Path, engine: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made_study(texts=1)
+    layout = made_run(tmp_path, study, model)
+    write_manifest(layout, study, "rft", [])
+    monkeypatch.setattr("repro.identity.PART", 1)
+    for name in ("star", "rft"):
+        evaluate_run(study, name, 3, layout)
+        path = layout.samples(name, 3)
+        pd.read_parquet(path).drop(columns="text").to_parquet(path, index=False)
+        facts = read_checked(path.with_suffix(".json"))
+        del facts["process"]
+        write_checked(path.with_suffix(".json"), facts | {"samples": sha256(path)})
+    monkeypatch.undo()
+    monkeypatch.setattr("repro.sampling.sampler_for", lambda sampling: engine, raising=False)
+    with pytest.raises(UserError, match=r"star-3\.json is of other problems or task files"):
+        collected(layout, study, "star")
+    evaluate_run(study, "star", 3, layout)
+    collected(layout, study, "star", "rft")  # which failed: there is nothing to evaluate again
+    assert len(told(layout)) == pd.read_parquet(layout.samples("star", 3))["text_hash"].nunique()
+
+
+@pytest.mark.parametrize("questions", [False, True])
+def test_questions_are_recorded_where_the_study_says_so(
+    tmp_path: Path, model: Path, engine: Scripted, questions: bool
+) -> None:
+    study = made_study(questions=questions)
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    collected(layout, study, "star")
+    records = layout.results / "records"
+    found = pd.read_parquet(records / "problems.parquet").set_index(["benchmark", "problem"])
+    assert found["tier"]["gsm8k"].to_dict() == {f"p{n}": str(n % 2 + 1) for n in range(5)}
+    assert list(found["tier"]["aime24"].index) == ["p0", "p1"]
+    texts = {
+        (name, f"p{n}"): ("?", str(n)) for name, size in (("gsm8k", 5), ("aime24", 2)) for n in range(size)
+    }
+    assert load(records).questions == (texts if questions else {})
+    assert found["answer"].isna().all() != questions
+    assert not [one for one in recount(records).differences if "problems" in one]
+
+
+def test_the_ladder_s_questions_are_recorded_in_any_case(
+    tmp_path: Path, model: Path, engine: Scripted
+) -> None:
+    study = with_evaluation(made_study(), benchmarks={"gsm8k": Benchmark(), "ladder": Benchmark()})
+    layout = made_run(tmp_path, study, model)
+    write(layout.test("ladder").parent, [row(n) for n in range(2)], "ladder")
+    write_report(layout, {"style": "plain", "digest": "abc"})
+    evaluate_run(study, "star", 3, layout)
+    collected(layout, study, "star")
+    found = load(layout.results / "records").questions
+    assert found == {("ladder", f"p{n}"): ("?", str(n)) for n in range(2)}
+
+
+def test_records_say_what_ran_and_from_which_settings(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    study = made_study()
+    study = study.model_copy(update={"data_dir": tmp_path / "data"})
+    layout = made_run(tmp_path, study, model)
+    for path, other in ((layout.run("star", 3), {}), (layout.run("rft", 3), {"python": "3.99"})):
+        write_checked(path, read_checked(path) | {"process": Process().facts() | other})
+    for name in ("star", "rft"):
+        evaluate_run(study, name, 3, layout)
+    facts = collected(layout, study, "star", "rft")
+    assert facts["settings"]["sampling"]["max_tokens"] == 7
+    assert facts["split"]["sampling"]["batch_size"] == 512  # a default
+    assert facts["split"]["data_dir"] == "data"  # where it lies is of this machine
+    assert facts["rows"] == {
+        name: load_method(study, name).model_dump(mode="json") for name in ("star", "rft")
+    }
+    one, other = load(layout.results / "records").provenance.processes
+    jobs = [[(job.kind, job.method, job.seed) for job in which.jobs] for which in (one, other)]
+    # What is the same is said once. Of the base model nothing is known: an earlier version made it.
+    assert jobs == [
+        [("train", "star", 3), ("evaluate", "star", 3), ("evaluate", "rft", 3)],
+        [("train", "rft", 3)],
+    ]
+    assert other.python == "3.99" and one.libraries["torch"] == version("torch")
+    write_checked(layout.base_manifest, read_checked(layout.base_manifest) | {"process": Process().facts()})
+    collected(layout, study, "star", "rft")
+    one, _ = load(layout.results / "records").provenance.processes
+    assert (one.jobs[0].kind, one.jobs[0].method) == ("base model", "")
 
 
 def test_monitors_are_collected_by_budget_and_round(tmp_path: Path, model: Path, engine: Scripted) -> None:
@@ -797,6 +938,8 @@ def test_thoughts_state_no_answer(tmp_path: Path, model: Path, engine: Scripted)
         samples = pd.read_parquet(layout.samples("star", 3)).query("mode == 'sampled'")
         found[switch] = samples.groupby("sample")["verdict"].unique().map(list).to_dict()
         assert (samples.groupby("problem")["text_hash"].nunique() == 4).all()
+        for text, name in samples[["text", "text_hash"]].itertuples(index=False):  # as it was checked
+            assert hashlib.sha256(text.encode()).hexdigest()[:16] == name
     none, right = ["unparsable"], ["correct"]
     assert [found[True][i] for i in range(4)] == [none, right, none, none]
     assert [found[None][i] for i in range(4)] == [right, right, none, right]

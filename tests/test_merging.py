@@ -20,7 +20,7 @@ from repro.method import Role
 from repro.reporting.merging import HOW, merge
 from repro.reporting.recount import recount
 from repro.reporting.results import load
-from repro.schema import CSV, FILES, MACHINE
+from repro.schema import CSV, FILES, MACHINE, PARQUET, PROVENANCE
 
 ROOT = Path(__file__).resolve().parent.parent
 ALL = (*FILES, "study.json")
@@ -32,6 +32,7 @@ ROWS = (
     Made("absent", broken=ABSENT),
 )
 NAMES = tuple(row.method for row in ROWS)
+WHOLE = (*PARQUET, PROVENANCE)
 Facts = dict[str, Any]
 Contents = dict[str, Any]  # lines of a CSV file as texts, samples as a frame
 
@@ -41,6 +42,7 @@ def contents_of(records: Path) -> tuple[Contents, Facts]:
         name: list(csv.DictReader(io.StringIO((records / name).read_text(), newline=""))) for name in CSV
     }
     found["samples.parquet"] = pd.read_parquet(records / "samples.parquet")
+    found |= {name: (records / name).read_bytes() for name in WHOLE}
     facts = json.loads((records / "study.json").read_text())
     return found, {key: value for key, value in facts.items() if key not in ("files", "digest")}
 
@@ -48,6 +50,7 @@ def contents_of(records: Path) -> tuple[Contents, Facts]:
 def put(folder: Path, contents: Contents, facts: Facts) -> Path:
     data = {name: csv_files.text(CSV[name], contents[name]).encode() for name in CSV}
     data["samples.parquet"] = record_files.parquet(record_files.samples([contents["samples.parquet"]]))
+    data |= {name: contents[name] for name in WHOLE}
     record_files.write(folder, record_files.whole(data, facts))
     return folder
 
@@ -71,7 +74,18 @@ def part(
         contents[name] = [line for line in contents[name] if has(name, line)]
     drawn = contents["samples.parquet"]
     contents["samples.parquet"] = drawn[drawn["method"].isin(rows) & drawn["seed"].isin(seeds)]
+    told = json.loads(contents[PROVENANCE])
+    for process in told["processes"]:
+        process["jobs"] = [
+            job
+            for job in process["jobs"]
+            if "method" not in job or (job["method"] in rows and job["seed"] in seeds)
+        ]
+    told["processes"] = [process for process in told["processes"] if process["jobs"]]
+    contents[PROVENANCE] = files.json_text(told).encode()
     facts["seeds"] = list(seeds)
+    facts["settings"]["seeds"] = list(seeds)
+    facts["rows"] = {row: values for row, values in facts["rows"].items() if row in rows}
     change(contents, facts)
     return put(folder, contents, facts)
 

@@ -98,7 +98,8 @@ def test_details_hold_every_completion(records: Path, study: Study) -> None:
 
 def test_counts_are_those_of_the_samples(records: Path, study: Study) -> None:
     samples = pd.read_parquet(records / "samples.parquet").query("mode == 'sampled'")
-    about, columns = unpack(page_data.counts(study, {"p0003": ("How many?", "7")}))
+    questions = {(one.name, "p0003"): ("How many?", "7") for one in study.benchmarks}
+    about, columns = unpack(page_data.counts(study, questions))
     keys = ["benchmark", "method", "budget", "problem", "seed"]
     right = samples.groupby(keys)["correct"].sum()
     for number, benchmark in enumerate(study.benchmarks):
@@ -158,7 +159,7 @@ def test_a_page_that_would_be_too_large_has_its_completions_beside_it(
     monkeypatch.setattr(page, "LIMIT", 10_000)
     page.build(records, tmp_path)
     assert set(packs((tmp_path / "report.html").read_text())) == {"charts", "copies", "monitors", "counts"}
-    assert (tmp_path / page.DETAILS).read_bytes() == page_data.details(study, {})
+    assert (tmp_path / page.DETAILS).read_bytes() == page_data.details(study, study.texts)
     monkeypatch.undo()
     page.build(records, tmp_path)
     assert "details" in packs((tmp_path / "report.html").read_text())

@@ -198,13 +198,14 @@ def test_questions_and_texts_are_shown_where_they_are_known(
     study = load(report.parent / "records")
     hashes = study.benchmarks[0].samples["text_hash"].cat.categories
     analyses = [page.Analysis(study)]
-    questions = {"p0000": ("What is <b>1</b> + 1?", "2")}
+    question = "What is <b>1</b> + 1?"
+    questions = {(one.name, "p0000"): (question, "2") for one in study.benchmarks}
     text = page.render(analyses, page.all_tables(analyses), {}, questions, None)
     (tmp_path / "report.html").write_text(text)
     beside = tmp_path / page.DETAILS
     beside.write_bytes(page_data.details(study, {name: f"It is {EVIL}." for name in hashes}))
     browser.open(tmp_path / "report.html")
-    assert browser.run("document.querySelector('#explorer td.question').textContent") == questions["p0000"][0]
+    assert browser.run("document.querySelector('#explorer td.question').textContent") == question
     document = browser.call("DOM.getDocument")["root"]["nodeId"]
     node = browser.call("DOM.querySelector", nodeId=document, selector="#explorer input[type=file]")["nodeId"]
     browser.call("DOM.setFileInputFiles", files=[str(beside)], nodeId=node)

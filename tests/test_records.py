@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import BUDGETS, Made, entry, seal, write_records
+from synthetic import BUDGETS, Made, entry, process, seal, write_records
 from typer.testing import CliRunner
 
 from repro.cli import app
 from repro.errors import UserError
+from repro.files import write_json
 from repro.method import Role
+from repro.record_files import text_parquet
+from repro.reporting import page
 from repro.reporting.recount import recount
-from repro.reporting.results import load
-from repro.schema import FILES
+from repro.reporting.results import Study, load
+from repro.schema import FILES, PARQUET
 
 ROWS = (
     Made("base", Role.BASE),
@@ -122,6 +127,19 @@ def said(**changes: object) -> Callable[[Path], None]:
     return apply
 
 
+def ran(*more: dict[str, Any], **changes: Any) -> Callable[[Path], None]:
+    """Write a provenance.json of one process with one job, changed, and ``more`` of the same."""
+
+    def apply(records: Path) -> None:
+        made = process([("train", "good", 0)])
+        for key, value in changes.items():
+            (made if key in made else made["jobs"][0])[key] = value
+        made["jobs"] += [made["jobs"][0] | changed for changed in more]
+        write_json(records / "provenance.json", {"processes": [made]})
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -187,6 +205,17 @@ def said(**changes: object) -> Callable[[Path], None]:
             edit("samples.parquet", lambda f: f.drop(f.index[f["mode"] == "greedy"][0])),
             "has 5 greedy rows of ladder where one a problem is due",
         ),
+        (edit("texts.parquet", lambda f: f.drop(columns="text")), "texts.parquet lacks the column 'text'"),
+        (edit("texts.parquet", lambda f: f.assign(text=7)), "texts.parquet: column 'text' is not of its"),
+        (edit("problems.parquet", lambda f: f.drop(columns="tier")), "problems.parquet lacks the column 't"),
+        (edit("problems.parquet", lambda f: f.assign(tier=1)), "problems.parquet: column 'tier' is not of"),
+        (ran(seed=9), "provenance.json: method 'good', seed 9 is no run of the study"),
+        (ran(method="who"), "provenance.json: method 'who', seed 0 is no run of the study"),
+        (ran(kind="lunch"), "provenance.json: the key 'processes.0.jobs.0.kind' is wrong"),
+        (ran(ended="today"), "provenance.json: the key 'processes.0.jobs.0.ended' is wrong"),
+        (ran({}), "provenance.json: a job is there twice"),
+        (ran(commit=1), "provenance.json: the key 'processes.0.commit' is wrong"),
+        (said(settings=None), "the key 'settings' is wrong"),
         (said(evaluation={}), "lacks the key 'evaluation.prompt'"),
         (said(benchmarks=[]), "the key 'benchmarks' is wrong"),
         (said(benchmarks=[{"name": "gsm8k"}]), "lacks the key 'benchmarks.0.title'"),
@@ -209,6 +238,63 @@ def test_a_benchmark_cannot_name_a_file_elsewhere(copied: Path) -> None:
     facts["benchmarks"][0]["name"] = "../../x"
     with pytest.raises(UserError, match=r"'benchmarks\.0\.name' is wrong"):
         load(seal(copied, facts))
+
+
+def asked_for(records: Path, **lines: list[tuple[str | None, ...]]) -> Study:
+    """The study, with other lines in its files of texts."""
+    for name, of in lines.items():
+        (records / f"{name}.parquet").write_bytes(text_parquet(PARQUET[f"{name}.parquet"], of))
+    return load(seal(records))
+
+
+def test_texts_and_questions_are_read_when_they_are_asked_for(copied: Path) -> None:
+    kept = load(copied).texts
+    assert kept and {hashlib.sha256(text.encode()).hexdigest()[:16] for text in kept.values()} == set(kept)
+    assert load(copied).questions == {}  # the records have the problems, and not what they ask
+    lines = [("ladder", "p1", "1", "1 + 1", "2"), ("ladder", "p2", "1", None, None)]
+    assert asked_for(copied, problems=lines).questions == {("ladder", "p1"): ("1 + 1", "2")}
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ({"texts": [("a", "1"), ("a", "2")]}, "texts.parquet: column 'text_hash' holds 'a' twice"),
+        ({"texts": [("a", None)]}, "texts.parquet: column 'text' has blanks"),
+        (
+            {"problems": [("b", "p", "1", None, None)] * 2},
+            "problems.parquet: column 'problem' holds 'p' of b",
+        ),
+        ({"problems": [("b", "p", None, "?", "!")]}, "problems.parquet: column 'tier' has blanks"),
+        ({"problems": [("b", "p", "1", "?", None)]}, "problems.parquet: column 'answer' and the question of"),
+    ],
+)
+def test_malformed_texts_are_named_when_they_are_read(
+    copied: Path, lines: dict[str, list[tuple[str | None, ...]]], says: str
+) -> None:
+    study = asked_for(copied, **lines)
+    with pytest.raises(UserError, match=says):
+        _ = study.texts, study.questions
+    assert any(says in one for one in recount(copied).differences)
+
+
+def test_the_report_says_what_ran_where_it_differs(copied: Path) -> None:
+    trained = process([("train", "good", 0), ("train", "good", 1)])
+    trained["jobs"][1]["ended"] = "2026-12-03T01:02Z"
+    evaluated = process([("evaluate", "good", 0)], gpus="2 x H200", libraries={"torch": "2.14"}, changed=True)
+    write_json(copied / "provenance.json", {"processes": [trained, evaluated]})
+    study = load(seal(copied))
+    assert page._provenance(study) == {
+        "Libraries": "torch 2.13, trl 1.16 (train); torch 2.14 (evaluate)",
+        "Commit": "c0ffee (train); c0ffee, with changes (evaluate)",
+        "Hardware": "2 cores of A processor (train); 2 x H200, 2 cores of A processor (evaluate)",
+        "Jobs ended": "2026-12-01T20:43Z to 2026-12-03T01:02Z",
+        "System": "Python 3.11.7, Linux",
+    }
+    told = page._settings(study.facts)
+    assert "sampling:\n  max_tokens: 99" in told["Settings of the study"]
+    assert told["Hyper-parameters of every row"] == "good:\n  rate: 0.5\n"
+    write_json(copied / "provenance.json", {"processes": []})
+    assert set(page._provenance(load(seal(copied))).values()) == {"not recorded"}
 
 
 # ---------------------------------------------------------------------------------------- recounting
@@ -293,6 +379,13 @@ def test_valid_records_are_verified(small: Path) -> None:
         (edit("ledger.csv", lambda f: f[::-1]), r"line \d+: budget is 4000000000, after 8000000000"),
         (put("monitors.csv", 3, "spent", 9 * 10**9), "monitors.csv, line 3: spent is 9000000000, and the"),
         (put("monitors.csv", 3, "round", 99), "monitors.csv, line 3: round is 99, and the run ended at 1"),
+        (edit("problems.parquet", lambda f: f.fillna("?")[1:]), "p0000 of ladder is .* 1 in .*, and missing"),
+        (
+            edit("problems.parquet", lambda f: f.fillna("?").assign(tier="2")),
+            "p0000 of ladder is of tier 1 in .*, and of tier 2",
+        ),
+        (put("texts.parquet", 2, "text", "?"), "the text of [0-9a-f]{16} is not the one that was sampled"),
+        (put("texts.parquet", 2, "text_hash", "a"), "texts.parquet: no completion has the hash a"),
         (put("visits.csv", 2, "problems", 999), "visits.csv, line 2: more problems than the pool has"),
     ],
 )  # fmt: skip

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import BUDGETS, Made, facts_of, run_line, seal, solved, write, write_records
+from synthetic import BUDGETS, Made, facts_of, process, run_line, seal, solved, write, write_records
 from typer.testing import CliRunner
 
 from repro import cli
 from repro.errors import UserError
+from repro.files import write_json
 from repro.method import Role
 from repro.reporting.replication import Replication, Verdict, replicate
+from repro.reporting.results import load
 
 ROWS = (Made("base", Role.BASE), Made("good", gain=1.5), Made("same", gain=0.5))
 
@@ -51,6 +53,18 @@ def test_the_order_of_completions_is_nothing(records: Path, tmp_path: Path) -> N
     path = folder / "samples.parquet"
     pd.read_parquet(path).sample(frac=1, random_state=1).to_parquet(path, index=False)
     assert set(verdicts(replicate(records, seal(folder))).values()) == {Verdict.BITS}
+
+
+def test_what_differs_from_machine_to_machine_is_nothing(records: Path, tmp_path: Path) -> None:
+    folder = copied(
+        records, tmp_path / "fresh", "machine.csv", lambda frame: frame.update(frame["seconds"] + 1)
+    )
+    facts = {"cpu": "Another", "libraries": {"torch": "2.14"}, "commit": None, "changed": None}
+    elsewhere = {"processes": [process([("train", "good", 1)], **facts)]}
+    write_json(folder / "provenance.json", elsewhere)
+    found = replicate(records, seal(folder))
+    assert load(folder).provenance.processes[0].cpu == "Another"
+    assert set(verdicts(found).values()) == {Verdict.BITS}
 
 
 def first(frame: pd.DataFrame, method: str = "good") -> Any:

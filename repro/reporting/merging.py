@@ -21,12 +21,14 @@ from repro.errors import UserError
 from repro.reporting.reading import MEND
 from repro.reporting.results import Benchmark, Study, load
 from repro.reporting.settings import differing, shown
-from repro.schema import CSV, FILES, SAMPLE_KEY, SAMPLES, Account
+from repro.schema import CSV, FILES, PROVENANCE, SAMPLE_KEY, SAMPLES, TEXTS, Account
 
 Run = tuple[str, int]  # row and seed
 ALL: Run = ("", 0)  # whose a line is that belongs to no run: the warm start's
 ANEW = ("files", "digest")  # keys of study.json that follow from the merged records
-UNITED = ("name", "command", "seeds", "shapes", "versions")  # those that parts may differ in; see `_facts`
+# Those that parts may differ in, see `_facts`; and of the study's settings.
+UNITED = ("name", "command", "seeds", "shapes", "versions", "settings", "split", "rows")
+SHARED_OUT = ("name", "seeds", "methods")
 OWN = "method "  # what a version of study.json begins with that is of a row's own code
 
 
@@ -174,7 +176,12 @@ def _said(part: Part, rows: set[str]) -> dict[str, Any]:
     kept = {key: value for key, value in part.facts.items() if key not in (*ANEW, *UNITED)}
     of_rows = {f"{OWN}{row}" for row in rows}
     versions = part.facts["versions"].items()
-    return kept | {"versions": {k: v for k, v in versions if not k.startswith(OWN) or k in of_rows}}
+    settings = part.facts["settings"].items()
+    return kept | {
+        "versions": {k: v for k, v in versions if not k.startswith(OWN) or k in of_rows},
+        "settings": {key: value for key, value in settings if key not in SHARED_OUT},
+        "rows": {row: values for row, values in part.facts["rows"].items() if row in rows},
+    }
 
 
 def _tested(part: Part) -> list[Benchmark]:
@@ -276,6 +283,34 @@ def _apart(run: Run, owner: Part, part: Part, name: str) -> UserError:
     )
 
 
+def _of_texts(parts: Parts, name: str) -> bytes:
+    texts = {text_hash: text for part in parts.parts for text_hash, text in part.study.texts.items()}
+    return record_files.text_parquet(TEXTS, sorted(texts.items()))
+
+
+def _of_problems(parts: Parts, name: str) -> bytes:
+    """The same in all parts."""
+    first, *others = ((part.folder / name, (part.folder / name).read_bytes()) for part in parts.parts)
+    for path, content in others:
+        if content != first[1]:
+            raise UserError(f"{path} and {first[0]} differ: they were evaluated on other problems")
+    return first[1]
+
+
+def _of_jobs(parts: Parts, name: str) -> bytes:
+    """What is known of the jobs that made the runs that are kept, and of the first part's base model."""
+    known: dict[tuple[str, Run], tuple[dict[str, Any], dict[str, Any]]] = {}
+    for part in parts.parts:
+        for process in files.read_json(part.folder / name)["processes"]:
+            for job in process.pop("jobs"):
+                run = job.get("method", ALL[0]), job.get("seed", ALL[1])
+                if parts.owners.get(run, parts.parts[0]) is part:
+                    own = {key: job.pop(key) for key in record_files.OF_A_JOB}
+                    known[job["kind"], run] = job, {**process, **own}
+    order = [(kind, run) for run in (ALL, *parts.owners) for kind in ("base model", "train", "evaluate")]
+    return record_files.provenance(known[key] for key in order if key in known)
+
+
 HOW: dict[str, Callable[[Parts, str], bytes]] = {
     "runs.csv": _of_runs,
     "ledger.csv": _of_runs,
@@ -284,6 +319,9 @@ HOW: dict[str, Callable[[Parts, str], bytes]] = {
     "tuning.csv": _of_rows,
     "machine.csv": _of_machines,
     "samples.parquet": _of_samples,
+    "texts.parquet": _of_texts,
+    "problems.parquet": _of_problems,
+    PROVENANCE: _of_jobs,
 }
 
 
@@ -295,6 +333,22 @@ def _facts(parts: Parts) -> dict[str, Any]:
         **{key: value for key, value in every[0].items() if key not in ANEW},
         "command": "\n".join(dict.fromkeys(facts["command"] for facts in every)),
         "seeds": parts.seeds,
+        "settings": {
+            **every[0]["settings"],
+            "seeds": parts.seeds,
+            "methods": _united([facts["settings"]["methods"] for facts in every]),
+        },
+        "rows": {row: values for facts in every for row, values in facts["rows"].items()},
         "shapes": {name: sizes for facts in every for name, sizes in facts["shapes"].items()},
         "versions": {name: value for facts in every for name, value in facts["versions"].items()},
     }
+
+
+def _united(methods: Sequence[Any]) -> Any:
+    """What parts of a study say of its rows: all the same, or each some of them."""
+    first = methods[0]
+    if all(isinstance(one, Mapping) for one in methods):
+        return {row: spec for one in methods for row, spec in one.items()}
+    if all(isinstance(one, list) for one in methods):
+        return list(dict.fromkeys(row for one in methods for row in one))
+    return first

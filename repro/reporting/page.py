@@ -6,12 +6,13 @@ No torch, no accelerator, no network: seconds on one core, and the same bytes ev
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from markupsafe import Markup
 
 from repro.files import write_bytes, write_text
@@ -21,6 +22,7 @@ from repro.reporting.figures import all_figures
 from repro.reporting.results import Benchmark, Study, load
 from repro.reporting.table import Table, flops
 from repro.reporting.tables import all_tables, headline, summary
+from repro.schema import Facts, Process
 
 LIMIT = 10_000_000  # bytes of a page
 DETAILS = "report-details.gz"  # beside a page that cannot hold every completion
@@ -55,12 +57,12 @@ def build(records: Path, out: Path) -> None:
         write_bytes(out / "figures" / f"{name}.svg", svg)
     write_text(out / "summary.md", summary(analyses))
 
-    details = page_data.details(study, texts={})
+    details = page_data.details(study, study.texts)
     pictures = {name: svg for name, (_, svg) in figures.items()}
-    page = render(analyses, tables, pictures, {}, details)
+    page = render(analyses, tables, pictures, study.questions, details)
     (out / DETAILS).unlink(missing_ok=True)
     if len(page.encode()) > LIMIT:
-        page = render(analyses, tables, pictures, {}, None)
+        page = render(analyses, tables, pictures, study.questions, None)
         write_bytes(out / DETAILS, details)
     write_text(out / "report.html", page)
 
@@ -94,6 +96,8 @@ def render(
         study=study,
         headlines=[headline(analysis) for analysis in analyses],
         about=_about(study),
+        provenance=_provenance(study),
+        settings=_settings(study.facts),
         papers={row.title: row.paper for row in study.rows if row.paper},
         curves=_CURVES,
         taken=taken,
@@ -151,6 +155,39 @@ def _about(study: Study) -> dict[str, str]:
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
         "Records": f"digest {facts.digest}; repro verify counts every FLOP in them anew",
     }
+
+
+def _provenance(study: Study) -> dict[str, str]:
+    """What computed the records."""
+    processes = study.provenance.processes
+    ended = sorted(job.ended for process in processes for job in process.jobs)
+
+    def of(tell: Callable[[Process], str]) -> str:
+        """What is told of all processes; where they differ, of which kinds of jobs."""
+        kinds: dict[str, dict[str, None]] = {}
+        for process in processes:
+            kinds.setdefault(tell(process), {}).update(dict.fromkeys(job.kind for job in process.jobs))
+        if len(kinds) < 2:
+            return "".join(kinds) or "not recorded"
+        return "; ".join(f"{text} ({', '.join(which)})" for text, which in kinds.items())
+
+    return {
+        "Commit": of(lambda one: (one.commit or "unknown") + ", with changes" * bool(one.changed)),
+        "Jobs ended": " to ".join(dict.fromkeys([ended[0], ended[-1]])) if ended else "not recorded",
+        "Hardware": of(lambda one: f"{one.gpus + ', ' if one.gpus else ''}{one.cores} cores of {one.cpu}"),
+        "System": of(lambda one: f"Python {one.python}, {one.platform}"),
+        "Libraries": of(lambda one: ", ".join(f"{name} {v}" for name, v in sorted(one.libraries.items()))),
+    }
+
+
+def _settings(facts: Facts) -> dict[str, str]:
+    """From what the records were computed, as YAML."""
+    told = {
+        "Settings of the study": facts.settings,
+        "How its work was split up": facts.split,
+        "Hyper-parameters of every row": facts.rows,
+    }
+    return {title: yaml.safe_dump(values) for title, values in told.items() if values}
 
 
 def _counts(benchmark: Benchmark) -> str:

@@ -29,7 +29,7 @@ from repro.schema import INSIDE, MACHINE_ACCOUNTS, SEEN, WASTED, Account
 
 _MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
             "P": "cross", "h": "hexagon"}  # fmt: skip
-Questions = Mapping[str, tuple[str, str]]  # problem -> its question, its gold answer
+Questions = Mapping[tuple[str, str], tuple[str, str]]  # benchmark, problem -> its question, its gold answer
 
 
 def pack(value: Mapping[str, Any], columns: Mapping[str, np.ndarray] | None = None) -> bytes:
@@ -247,7 +247,7 @@ def counts(study: Study, questions: Questions) -> bytes:
     for number, benchmark in enumerate(study.benchmarks):
         right = (benchmark.scores["sampled"] * benchmark.k).transpose(0, 2, 3, 1)
         columns[str(number)] = np.where(np.isnan(right), none, np.rint(right)).astype(np.uint32)
-        asked.append([questions.get(problem) for problem in benchmark.problems])
+        asked.append([questions.get((benchmark.name, problem)) for problem in benchmark.problems])
     return pack({"none": none, "questions": asked}, columns)
 
 
@@ -297,10 +297,12 @@ def _details(
     }
     if texts:
         hashes = pd.Categorical(frame["text_hash"])
-        sorted_hashes = hashes.categories.sort_values()
-        text, lists = _ranked(problem, sorted_hashes.get_indexer(hashes.categories)[hashes.codes], size[0])
+        told = [None, *sorted({texts[name] for name in hashes.categories if name in texts})]
+        number = {text: i for i, text in enumerate(told)}
+        codes = np.array([number[texts.get(name)] for name in hashes.categories])
+        text, lists = _ranked(problem, codes[hashes.codes], size[0])
         columns["text"] = filled(text)
-        about["texts"] = [[texts.get(sorted_hashes[i]) for i in found] for found in lists]
+        about["texts"] = [[told[i] for i in found] for found in lists]
     return about, columns
 
 

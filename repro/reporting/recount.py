@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from tabulate import tabulate
 
 from repro.errors import UserError
 from repro.flops import TRAINING_PASSES, Tally, flops, papers_flops
-from repro.reporting.reading import changed, read_facts, read_samples
+from repro.reporting.reading import changed, read_facts, read_problems, read_samples
 from repro.reporting.results import Line, Study, assemble, shapes_of
 from repro.schema import INSIDE, TALLY, Account
 
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 _PRICES = {"flops": flops, "papers_flops": papers_flops}
 _SUMS = {"spent": "flops", "papers_flops": "papers_flops"}  # column of runs.csv -> of ledger.csv
 
@@ -43,7 +45,8 @@ class Recount:
 
 def recount(records: Path) -> Recount:
     """Check a records folder against itself: the hash of every file; FLOPs of every ledger line from its
-    tally, shape and passes; what each run spent, and that it is within the budget; what was sampled.
+    tally, shape and passes; what each run spent, and that it is within the budget; what was sampled, of which
+    problems, and in which words.
 
     Raises UserError where study.json cannot be relied on; all other differences are listed.
     """
@@ -78,6 +81,11 @@ def recount(records: Path) -> Recount:
         key = run["method"], run["seed"], run["budget"]
         found.differences += _of_run(records / "runs.csv", study, run, sampled.get(key, (0, 0)))
     found.differences += _beyond(records / "monitors.csv", study)
+    try:
+        found.differences += _untold(records / "problems.parquet", study)
+        found.differences += _reworded(records / "texts.parquet", study, set(samples["text_hash"].unique()))
+    except UserError as error:
+        found.differences.append(str(error))
     for line in study.visits:
         if line["problems"] > min(line["trained"], line["pool"]):
             where = f"{records / 'visits.csv'}, line {line['line']}"
@@ -142,6 +150,30 @@ def _beyond(path: Path, study: Study) -> Iterator[str]:
         for name, most in end.items():
             if line[name] > most:
                 yield f"{path}, line {line['line']}: {name} is {line[name]}, and the run ended at {most}"
+
+
+def _untold(path: Path, study: Study) -> Iterator[str]:
+    """Problems that were evaluated and that the file has not, or of another tier."""
+    known = read_problems(path)
+    for benchmark in study.benchmarks:
+        for problem, at in zip(benchmark.problems, benchmark.tier_of, strict=True):
+            tier, *_ = known.get((benchmark.name, problem), (None,))
+            if tier != benchmark.tiers[at]:
+                yield (
+                    f"{path}: problem {problem} of {benchmark.name} is of tier {benchmark.tiers[at]} in "
+                    f"samples.parquet, and {f'of tier {tier}' if tier else 'missing'} there"
+                )
+
+
+def _reworded(path: Path, study: Study, sampled: set[str]) -> Iterator[str]:
+    """Texts that nobody sampled, or in other words."""
+    for name, text in study.texts.items():
+        # A character that no file can hold was replaced after the text was hashed.
+        other = hashlib.sha256(text.encode()).hexdigest()[:16] != name and REPLACED not in text
+        if name not in sampled:
+            yield f"{path}: no completion has the hash {name}"
+        elif other:
+            yield f"{path}: the text of {name} is not the one that was sampled: its hash differs"
 
 
 def _out_of_order(path: Path, study: Study) -> Iterator[str]:

@@ -16,18 +16,30 @@ from repro import csv_files, trials
 from repro.errors import UserError
 from repro.flops import ModelShape
 from repro.records import Role, Verdict
-from repro.reporting.reading import MEND, changed, read_facts, read_samples
+from repro.reporting.reading import (
+    MEND,
+    changed,
+    check_text,
+    read_facts,
+    read_problems,
+    read_provenance,
+    read_samples,
+    read_texts,
+)
 from repro.schema import (
     LEDGER,
     MACHINE,
     MACHINE_ACCOUNTS,
     MONITORS,
+    PARQUET,
+    PROVENANCE,
     RUNS,
     UNKNOWN,
     VISITS,
     Account,
     BenchmarkFacts,
     Facts,
+    Provenance,
 )
 from repro.trials import Trial
 
@@ -101,8 +113,10 @@ class Study:
     visits: list[Line]
     tuning: list[Trial]
     machine: list[Line]
+    provenance: Provenance
     benchmarks: tuple[Benchmark, ...]
     forgetting: Benchmark | None = None  # a task with greedy scores alone, which ranks nothing
+    records: Path = Path()  # the folder, for what is read when it is asked for
 
     @property
     def top(self) -> int:
@@ -116,6 +130,20 @@ class Study:
     @cached_property
     def index(self) -> dict[str, int]:
         return {row.method: i for i, row in enumerate(self.rows)}
+
+    @cached_property
+    def questions(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """(question, answer) by benchmark and problem, of those that the records tell. Raises UserError where
+        the file is malformed; the same of :attr:`texts`."""
+        known = read_problems(self.records / "problems.parquet")
+        return {
+            key: (question, answer) for key, (_, question, answer) in known.items() if question and answer
+        }
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Completions by their hashes, as samples.parquet has them, of the problems that the study keeps."""
+        return read_texts(self.records / "texts.parquet")
 
     @cached_property
     def _runs(self) -> dict[tuple[str, int, int], Line]:
@@ -257,13 +285,25 @@ def assemble(records: Path, facts: Facts) -> Study:
     _known(path, machine, {"account": MACHINE_ACCOUNTS, "method": (*methods, ""), "seed": (*seeds, 0),
                            "budget": (*budgets, 0)})  # fmt: skip
 
+    path = records / PROVENANCE
+    provenance = read_provenance(path)
+    jobs = [job for process in provenance.processes for job in process.jobs]
+    for job in jobs:
+        if job.kind != "base model" and (job.method not in methods or job.seed not in seeds):
+            raise UserError(f"{path}: method '{job.method}', seed {job.seed} is no run of the study; {MEND}")
+    if len({(job.kind, job.method, job.seed) for job in jobs}) < len(jobs):
+        raise UserError(f"{path}: a job is there twice; {MEND}")
+    for name, columns in PARQUET.items():
+        check_text(records / name, columns)
+
     all_facts = [*facts.benchmarks, *([facts.forgetting] if facts.forgetting else [])]
     all_found = _benchmarks(records / "samples.parquet", all_facts, methods, seeds, budgets)
     benchmarks, others = all_found[: len(facts.benchmarks)], all_found[len(facts.benchmarks) :]
+    forgetting = others[0] if others else None
     title = one_line(facts.title)
     study = Study(
-        facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, tuning, machine, benchmarks,
-        *others,
+        facts, title, budgets, seeds, rows, runs, ledger, monitors, visits, tuning, machine, provenance,
+        benchmarks, forgetting, records,
     )  # fmt: skip
     for benchmark in all_found:
         _check_samples(study, benchmark, records / "samples.parquet")
