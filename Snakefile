@@ -227,7 +227,10 @@ rule report:
     input:
         rules.collect.output,
     output:
-        f"{RESULTS}/report.html",
+        # For `snakemake --report` each figure and each table is a result of its own.
+        report(f"{RESULTS}/report.html", category="Report"),
+        report(directory(f"{RESULTS}/figures"), patterns=["{figure}.svg"], category="Figures"),
+        report(directory(f"{RESULTS}/tables"), patterns=["{table}.csv"], category="Tables"),
     log:
         f"{WORK}/logs/report.log",
     conda:

@@ -8,8 +8,10 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -612,20 +614,51 @@ def test_any_title_is_itself_in_markdown(text: str) -> None:
 
 @evil
 def test_any_title_is_itself_in_latex(text: str) -> None:
-    """Comments are one line each; in the tabular no mark is left that TeX would read, once those that the
-    table is made of are taken away."""
+    """No mark is left that TeX would read, once those that the float is made of are taken away."""
     lines = table(text).latex().splitlines()
-    assert [line for line in lines if line.startswith("%")] == [f"% {one_line(text)}"] * 2
-    assert lines[2:4] == [r"\begin{tabular}{lrr}", r"\toprule"]
-    assert lines[5] == r"\midrule" and lines[7:] == [r"\bottomrule", r"\end{tabular}"]
-    for line in (lines[4], lines[6]):
+    assert lines[0] == r"% \usepackage{booktabs,adjustbox}"
+    (caption,) = (line for line in lines if line.startswith(r"\caption"))
+    (note,) = (line for line in lines if line.startswith(r"\par "))
+    assert _untex(caption[len(r"\caption{") : -1]) == _untex(note[len(r"\par ") :]) == one_line(text)
+    first, last = lines.index(r"\begin{tabular}{lrr}"), lines.index(r"\end{tabular}")
+    assert [lines[at] for at in (first + 1, first + 3, last - 1)] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    assert last == first + 6
+    for line in (lines[first + 2], lines[first + 4]):
         assert line.endswith(r" \\") and not line.startswith(("[", "*"))
         cells = re.split(r"(?<!\\) & ", line.removesuffix(r" \\"))
         assert len(cells) == 3
-    first, second, third = cells
+    title, second, third = cells
+    second = re.fullmatch(r"\\stacked\{1\}\{(.*)\}", second)[1]  # type: ignore[index]
     third = re.fullmatch(r"\\textbf\{(.*)\}", third)[1]  # type: ignore[index]
-    for cell in (re.sub(r"^\{([\[*])\}", r"\1", first), second.removeprefix("1 "), third):
+    for cell in (re.sub(r"^\{([\[*])\}", r"\1", title), second, third):
         assert _untex(cell) == one_line(text)
+
+
+def test_a_wide_table_spans_the_columns_and_names_its_study() -> None:
+    frames = (pd.DataFrame({name: ["1.5\n[1.0, 2.0]"] for name in names}) for names in ("abc", "abcdefg"))
+    narrow, wide = (Table("t", "T", frame, frame, study="atlas") for frame in frames)
+    assert r"\begin{table}" in narrow.latex() and r"\end{table}" in narrow.latex()
+    assert r"\begin{table*}" in wide.latex() and r"\end{table*}" in wide.latex()
+    assert r"\label{tab:atlas-t}" in wide.latex()
+
+
+@pytest.mark.skipif(not which("pdflatex"), reason="needs pdflatex: apt-get install texlive-latex-extra")
+def test_latex_sets_every_table_on_a_page_of_two_columns(tmp_path: Path) -> None:
+    tall = write_records(tmp_path / "records", tuple(Made(f"row_{i}") for i in range(60)), per_tier=1, k=1)
+    tables = [*all_tables([Analysis(load(tall))]), *map(table, EVIL)]
+    text = "\n\\clearpage\n".join(one.latex() for one in tables)
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,adjustbox}\n"
+        f"\\begin{{document}}\n{text}\n\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert told.returncode == 0, told.stdout[-2000:]
+    assert not re.findall(r"Overfull \\hbox.*|Float too large.*", told.stdout)
 
 
 def _untex(cell: str) -> str:

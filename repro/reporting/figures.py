@@ -16,6 +16,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -57,7 +59,7 @@ _STYLE: dict[str, Any] = {
     "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6e6e6", "axes.axisbelow": True,
     "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "xtick.color": "#333333", "ytick.color": "#333333", "legend.frameon": False,
-    "figure.dpi": 100, "savefig.dpi": 160, "figure.facecolor": "white",
+    "figure.dpi": 160, "figure.facecolor": "white",
 }  # fmt: skip
 
 
@@ -86,9 +88,13 @@ def all_figures(analyses: Sequence[Analysis]) -> dict[str, tuple[bytes, bytes]]:
 
 
 def _render(figure: Figure) -> tuple[bytes, bytes]:
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)  # once; `savefig` would do it, and draw everything, twice for each file
+    figure.set_layout_engine("none")
     png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
     # Matplotlib leaves spaces at line ends, which git would complain of in committed figures.
     return png.getvalue(), b"\n".join(line.rstrip() for line in svg.getvalue().split(b"\n"))
 
@@ -253,12 +259,14 @@ def differences(analysis: Analysis) -> Figure:
 
 
 def spend(analysis: Analysis) -> Figure:
-    """What each row spent at the top budget, by account."""
+    """What each row spent at the top budget, by account; the best row on top."""
     study = analysis.study
     unit, name = flop_unit(study.top)
     rows = [
-        r for r in study.rows if r.role is not Role.BASE and not study.incomplete(r.method, study.top)
-    ][::-1]  # fmt: skip
+        r
+        for r in analysis.by_score[::-1]
+        if r.role is not Role.BASE and not study.incomplete(r.method, study.top)
+    ]
     figure, axes = _canvas(9.0, 1.7 + 0.34 * max(3, len(rows)))
     left = np.zeros(len(rows))
     means = [account_means(study, r.method, study.top) for r in rows]
@@ -276,6 +284,7 @@ def spend(analysis: Analysis) -> Figure:
     axes.axvline(study.top / unit, color="#555555", lw=1, ls=(0, (3, 2)))
     axes.set_yticks(range(len(rows)), [r.title for r in rows])
     axes.set_xlim(0, 1.02 * study.top / unit)
+    axes.set_ylim(-0.6, max(3, len(rows)) - 0.4)
     axes.set_xlabel(f"spent FLOPs ({name}); dashed: the budget")
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -291,7 +300,7 @@ def frequency(analysis: Analysis) -> Figure:
     """How often the training problems of each tier were trained on, and how many of them at all."""
     study = analysis.study
     visited = {v["method"] for v in study.visits}
-    rows = [r for r in study.rows if r.method in visited and not study.incomplete(r.method, study.top)]
+    rows = [r for r in analysis.by_score if r.method in visited and not study.incomplete(r.method, study.top)]
     tiers = sorted({v["tier"] for v in study.visits})
     totals = np.zeros((3, len(rows), len(tiers)))  # trained, problems, pool
     for v in study.visits:

@@ -43,7 +43,8 @@ def pack(value: Mapping[str, Any], columns: Mapping[str, np.ndarray] | None = No
         planes.append(values.view(np.uint8).reshape(-1, 4).T[:width].tobytes())
     text = json.dumps({**value, "columns": described}, allow_nan=False, separators=(",", ":")).encode()
     content = b"".join([len(text).to_bytes(4, "little"), text, *planes])
-    return bytes(pa.Codec("gzip").compress(content, asbytes=True))
+    # Level 5: of a million completions, a tenth of the time of the highest, and 5 % more bytes.
+    return bytes(pa.Codec("gzip", compression_level=5).compress(content, asbytes=True))
 
 
 def _digits(value: float | None, digits: int = 5) -> float | None:

@@ -31,6 +31,9 @@ _LATEX = str.maketrans({
 _MARKDOWN = re.compile(r"[\\`*_|~$]|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
 _MARKDOWN_START = re.compile(r"^(\d*)([#>+=\[-]|(?<=\d)[.)])")  # a heading, quotation, list, box to tick
 _ESCAPED = r"\1\\\2"
+# The lines of a cell below each other, the first the larger.
+_STACKED = r"\providecommand{\stacked}[2]{\begin{tabular}[t]{@{}r@{}}#1\\[-1pt]{\tiny #2}\end{tabular}}"
+_COLUMN = 66  # characters of a column of a page, in \scriptsize
 _LEFT = (  # columns of text
     "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
     "Data", "Control", "Account", "Setting", "State", "Note",
@@ -50,6 +53,7 @@ class Table:
     cells: pd.DataFrame
     data: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    study: str = ""  # whose it is, for labels
 
     def markdown(self) -> str:
         def show(cell: object) -> str:
@@ -72,18 +76,39 @@ class Table:
         return self.data.map(_exact).to_csv(index=False, lineterminator="\n")
 
     def latex(self) -> str:
-        """A booktabs tabular with its caption and notes as comments."""
+        """A float with booktabs rules: of one column, or of both where it is wide, and never larger."""
+
+        def show(cell: object) -> str:
+            first, *rest = _lines(cell, _latex, r"\textbf{{{}}}", "\n").split("\n")
+            return rf"\stacked{{{first}}}{{{' '.join(rest)}}}" if rest else first
 
         def line(cells: Iterable[object]) -> str:
-            shown = " & ".join(_lines(cell, _latex, r"\textbf{{{}}}", " ") for cell in cells)
+            shown = " & ".join(map(show, cells))
             return re.sub(r"^[\[*]", r"{\g<0>}", shown) + r" \\"  # else an option of the \\ before
 
         columns = "".join(side[0] for side in self._align())
+        kind = "table*" if self._width() > _COLUMN else "table"
+        notes = [rf"\par {_latex(note)}" for note in self.notes]
         return "\n".join([
-            *(f"% {one_line(text)}" for text in (self.title, *self.notes)),
+            r"% \usepackage{booktabs,adjustbox}", _STACKED,
+            rf"\begin{{{kind}}}", r"\centering\scriptsize", rf"\caption{{{_latex(self.title)}}}",
+            rf"\label{{tab:{'-'.join(filter(None, (self.study, self.name)))}}}\par\smallskip",
+            r"\begin{adjustbox}{max width=\linewidth, max totalheight=0.7\textheight}",
             rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(self.cells.columns), r"\midrule",
-            *map(line, self._values()), r"\bottomrule", r"\end{tabular}", "",
+            *map(line, self._values()), r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}",
+            *([r"\par\medskip\raggedright\tiny", *notes] if notes else []), rf"\end{{{kind}}}", "",
         ])  # fmt: skip
+
+    def _width(self) -> float:
+        """About how many characters side by side, as `latex` sets them."""
+
+        def of(cell: object) -> float:
+            first, *rest = str(cell).split("\n")
+            return max(len(first), 0.8 * len(" ".join(rest)))
+
+        return sum(
+            2 + max(map(of, column)) for column in zip(self.cells.columns, *self._values(), strict=True)
+        )
 
     def html(self) -> str:
         names = list(self.cells.columns)
@@ -125,7 +150,7 @@ def table_of(
     missing = [f"X {row.title}: {lack}" for row in study.rows for lack in lacks(study, row)]
     # Kept as objects: pandas would turn the integers of a column that has a blank into floats.
     frames = (pd.DataFrame(cells, dtype=object), pd.DataFrame(data, dtype=object))
-    return Table(name, title, *frames, notes + missing)
+    return Table(name, title, *frames, notes + missing, study.facts.name)
 
 
 def lacks(study: Study, row: Row) -> list[str]:
