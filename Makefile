@@ -72,8 +72,8 @@ lint: $(INSTALLED) ## check style, types and workflow
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
-speed: $(INSTALLED) ## measure the suite's speed against plain transformers and TRL
-	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed
+speed: $(INSTALLED) ## measure the suite's speed against plain transformers and TRL, into results/speed.md
+	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed --out results
 
 clean: ## remove .venv, .venv-vllm and caches; trained models (work/) and results stay
 	rm -rf $(VENV) $(VLLM_VENV) .venv-docs site *.egg-info $(VLLM_NAME)/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -48,6 +48,9 @@ ENVIRONMENT = "requirements/conda.yaml"
 # all seeds of a row, in one job: an engine starts once for them.
 ALONE = STUDY.training.keep == "nothing"
 EVALUATED = ["{seed}"] if ALONE else STUDY.seeds
+# Runs that need no GPU are small, and a process takes some of their time to start: one trains all seeds of a row.
+TOGETHER = not STUDY.gpus and not ALONE
+TRAINED = STUDY.seeds if TOGETHER else ["{seed}"]
 HELD = ExitStack()
 
 # Jobs use the Python that runs this workflow, unless a conda environment is asked for (--sdm conda).
@@ -173,17 +176,18 @@ rule train:
         f"{WORK}/base.json",
         f"{WORK}/problems/train.jsonl",
     output:
-        f"{WORK}/runs/{{method}}-{{seed}}.json",
+        expand(f"{WORK}/runs/{{{{method}}}}-{{seed}}.json", seed=TRAINED),
     params:
         settings=run_settings,
+        seed="" if TOGETHER else "--seed {seed}",
     resources:
         gpu=STUDY.gpus,
     log:
-        f"{WORK}/logs/train-{{method}}-{{seed}}.log",
+        f"{WORK}/logs/train-{{method}}" + (".log" if TOGETHER else "-{seed}.log"),
     conda:
         ENVIRONMENT
     shell:
-        'python -m repro.cli train "$STUDY" --method {wildcards.method} --seed {wildcards.seed} 2>> {log}'
+        'python -m repro.cli train "$STUDY" --method {wildcards.method} {params.seed} 2>> {log}'
 
 
 rule evaluate:

@@ -79,7 +79,7 @@ def _options(
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file, such as benchmarks/studies/pocket.yaml.")]
 MethodName = Annotated[str, typer.Option("--method", help="A row of the study, by its name.")]
-Seed = Annotated[int, typer.Option("--seed", help="One of the study's seeds.")]
+OneSeed = Annotated[int | None, typer.Option("--seed", help="One of the study's seeds; default: all.")]
 
 
 def _layout(study: StudyConfig) -> Any:
@@ -88,16 +88,19 @@ def _layout(study: StudyConfig) -> Any:
     return Layout(Path.cwd(), study.name)
 
 
-def _check_run(config: StudyConfig, study: Path, method: str, seed: int) -> None:
-    """Raise UserError where the study has no run of this method and seed."""
+def _seeds(config: StudyConfig, study: Path, method: str, seed: int | None) -> list[int]:
+    """The seeds of the row that are asked for. Raises UserError where the study has no such run."""
     from repro.discovery import method_ids
 
     known = method_ids(config)
     if method not in known:
         raise UserError(f"{study} does not run the method `{method}`; it runs {', '.join(known)}")
+    if seed is None:
+        return config.seeds
     if seed not in config.seeds:
         seeds = ", ".join(map(str, config.seeds))
         raise UserError(f"{study} has no seed {seed}; name one of its seeds ({seeds}) with --seed")
+    return [seed]
 
 
 def _settle() -> None:
@@ -271,32 +274,25 @@ def base_model(study: StudyFile) -> None:
 
 
 @app.command()
-def train(study: StudyFile, method: MethodName, seed: Seed = 0) -> None:
-    """Train one method with one seed to every budget (a killed run goes on where it was)."""
+def train(study: StudyFile, method: MethodName, seed: OneSeed = None) -> None:
+    """Train a row's runs to every budget (a killed run goes on where it was)."""
     config = load_study(study)
     settle(config.numerics)
-    _check_run(config, study, method, seed)
+    seeds = _seeds(config, study, method, seed)
     with claim(config.gpus):
         from repro.run import train as run
 
         _settle()
-        run(config, method, seed, _layout(config))
+        for one in seeds:
+            run(config, method, one, _layout(config))
 
 
 @app.command()
-def evaluate(
-    study: StudyFile,
-    method: MethodName,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="One of the study's seeds; default: all.")
-    ] = None,
-) -> None:
+def evaluate(study: StudyFile, method: MethodName, seed: OneSeed = None) -> None:
     """Evaluate the checkpoints of a row's runs on the study's benchmarks with lm-eval."""
     config = load_study(study)
     settle(config.numerics)
-    seeds = config.seeds if seed is None else [seed]
-    for one in seeds:
-        _check_run(config, study, method, one)
+    seeds = _seeds(config, study, method, seed)
     with claim(config.gpus):
         from repro.evaluation import evaluate_run
 

@@ -23,13 +23,15 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from repro import base_model, problems, run
 from repro.config import Study
+from repro.flops import FORWARD_PASSES, TRAINING_PASSES, Tally, batch_tally, flops, sample_tally
 from repro.layout import Layout
 from repro.objectives import DPO, SFT, Optimizer
 from repro.problems import ladder
 from repro.records import Verdict
-from repro.sampling import Request, SamplingParams, fingerprint, vllm
+from repro.sampling import Request, SamplingParams, fingerprint, prompt_ids, vllm
 from repro.sampling.transformers import TransformersSampler
 from repro.seeds import generator, stream_seed
+from repro.shapes import shape_of
 from repro.training import Row, encode
 from repro.training.batches import batches
 from repro.training.trl import TRLTrainer
@@ -38,7 +40,7 @@ from repro.verify import Verifier
 Compare = Callable[..., tuple[int, int]]  # the fixtures of conftest.py
 Show = Callable[[str, float, float], None]
 
-PROMPTS, SAMPLES = 64, 4  # completions decoded together: their product, on both sides
+PROMPTS, SAMPLES = 64, 8  # completions decoded together: their product, on both sides
 SFT_STEPS, DPO_STEPS, BATCH = 16, 8, 16
 STARTS, RELOADS = 1, 20  # of vLLM's engine
 LARGER = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 16,
@@ -113,7 +115,15 @@ def compare_samplers(
         lengths[1] = generate(prompts, limit)
         return sum(lengths[1])
 
-    compare(row, ours, reference)
+    shape = shape_of(model_dir)
+
+    def per_token() -> float:
+        prompt = [len(prompt_ids(sampler.tokenizer, text)) for text in prompts]
+        drawn = [lengths[0][i : i + SAMPLES] for i in range(0, len(lengths[0]), SAMPLES)]
+        tallies = (sample_tally(n, own, window=shape.window) for n, own in zip(prompt, drawn, strict=True))
+        return flops(shape, sum(tallies, Tally.zero()), FORWARD_PASSES) / sum(lengths[0])
+
+    compare(row, ours, reference, flops=per_token)
     return lengths
 
 
@@ -235,9 +245,15 @@ def test_sft(compare: Compare, study: Study, base: Path, tmp_path: Path) -> None
         losses[1], tokens = finish(trainer, tmp_path / "reference")
         return tokens
 
-    tokens = compare("trainer, SFT, tokens/s", ours, reference, rounds=2)
+    tokens = compare("trainer, SFT, tokens/s", ours, reference, 2, lambda: per_trained_token(base, plan))
     assert tokens[0] == tokens[1]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def per_trained_token(base: Path, plan: list[list[Row]]) -> float:
+    shape = shape_of(base)
+    tally = sum((batch_tally([row.tally(shape.window) for row in batch]) for batch in plan), Tally.zero())
+    return flops(shape, tally, TRAINING_PASSES) / sum(row.tokens for batch in plan for row in batch)
 
 
 def sft_columns(row: Row) -> dict[str, list[int]]:
