@@ -109,9 +109,12 @@ def test_the_crate_lists_every_file_and_what_ran(records: Path, tmp_path: Path) 
     assert {one["@id"] for one in root["hasPart"]} == set(listed)
     assert root["datePublished"] == "2026-12-01" and root["license"]["@id"].endswith("/CC-BY-4.0")
     assert [found[one["@id"]]["name"] for one in root["author"]] == [ADA.name, BOB.name]
-    (action,) = (found[one["@id"]] for one in root["mentions"])
-    assert (action["startTime"], action["endTime"]) == ("2026-12-01T20:42:00Z", "2026-12-01T20:43:00Z")
-    assert found[action["instrument"]["@id"]]["softwareVersion"] == "c0ffee"
+    action = found[root["mentions"]["@id"]]
+    assert (action["startTime"], action["endTime"]) == (
+        "2026-12-01T20:42:00+00:00",
+        "2026-12-01T20:43:00+00:00",
+    )
+    assert found[action["instrument"]["@id"]]["version"] == "c0ffee"
     assert action["name"] == "train: 6, evaluate: 6" and "2 cores of A processor" in action["description"]
     for one in found.values():  # nothing is referred to that is not there
         for value in one.values():
@@ -133,7 +136,7 @@ def test_croissant_describes_every_column(records: Path, tmp_path: Path) -> None
     kinds = {field["@id"]: field["dataType"] for one in found["recordSet"] for field in one["field"]}
     assert kinds["runs/spent"] == kinds["ledger/flops"] == kinds["samples/tokens"] == "sc:Integer"
     assert kinds["machine/flops"] == "sc:Float" and kinds["samples/correct"] == "sc:Boolean"
-    assert found["rai:dataCollectionTimeFrame"] == ["2026-12-01T20:42:00Z", "2026-12-01T20:43:00Z"]
+    assert found["rai:dataCollectionTimeFrame"] == ["2026-12-01T20:42:00+00:00", "2026-12-01T20:43:00+00:00"]
     assert found["rai:dataCollectionMissingData"] == "No row is incomplete."
 
 
@@ -191,8 +194,8 @@ def test_what_is_not_recorded_is_not_claimed(copied: Path, tmp_path: Path) -> No
         "were not committed" in made.doubts[0] and made.doubts[0] in (made.folder / "README.md").read_text()
     )
     assert answers(made.folder)["Reproducibility"] == "No"
-    actions = [one for one in graph(made.folder).values() if one["@type"] == "SoftwareApplication"]
-    assert actions[0]["softwareVersion"] == "c0ffee, with uncommitted changes"
+    actions = [one for one in graph(made.folder).values() if one["@type"] == "SoftwareSourceCode"]
+    assert actions[0]["version"] == "c0ffee, with uncommitted changes"
 
     write_json(copied / "provenance.json", {"processes": []})
     made = bundle.publish(seal(copied), tmp_path / "d", [ADA], "MIT", date(2026, 5, 4))

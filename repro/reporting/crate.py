@@ -1,5 +1,5 @@
-"""A bundle as an RO-Crate 1.2: its files with their hashes, who gives them under which licence, and where the
-records know what ran, a Process Run Crate."""
+"""A bundle as an RO-Crate 1.1: its files with their hashes, who gives them under which licence, and where the
+records know what ran, a Process Run Crate 0.5, which is made for that version."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def crate(subject: Subject, files: Mapping[str, File]) -> dict[str, Any]:
     }
     profile = {"@id": _RUNS, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
     return {
-        "@context": "https://w3id.org/ro/crate/1.2/context",
+        "@context": ["https://w3id.org/ro/crate/1.1/context", {"sha256": "http://schema.org/sha256"}],
         "@graph": [
             {
                 "@id": CRATE,
                 "@type": "CreativeWork",
                 "about": {"@id": "./"},
-                "conformsTo": {"@id": "https://w3id.org/ro/crate/1.2"},
+                "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
             },
             root,
             *[
@@ -82,16 +82,17 @@ def crate(subject: Subject, files: Mapping[str, File]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _references(entities: list[dict[str, Any]]) -> list[dict[str, str]]:
-    return [{"@id": one["@id"]} for one in entities]
+def _references(entities: list[dict[str, Any]]) -> list[dict[str, str]] | dict[str, str]:
+    found = [{"@id": one["@id"]} for one in entities]
+    return found[0] if len(found) == 1 else found  # as JSON-LD is compacted
 
 
 def _software(process: Process) -> dict[str, Any]:
     """The suite as it ran in a process."""
     commit = one_line(process.commit or "unknown commit")
     version = commit + ", with uncommitted changes" * bool(process.changed)
-    return {"@id": f"#suite-{digest(version)}", "@type": "SoftwareApplication", "name": SUITE,
-            "softwareVersion": version}  # fmt: skip
+    return {"@id": f"#suite-{digest(version)}", "@type": "SoftwareSourceCode", "name": SUITE,
+            "version": version}  # fmt: skip
 
 
 def _action(number: int, process: Process, records: list[dict[str, str]]) -> dict[str, Any]:

@@ -230,7 +230,8 @@ def spans(process: Process) -> tuple[str, str]:
     ends = [(datetime.fromisoformat(job.ended), job.seconds) for job in process.jobs]
     begun = min(end - timedelta(seconds=seconds) for end, seconds in ends)
     ended = max(end for end, _ in ends)
-    return f"{begun:%Y-%m-%dT%H:%M}:00Z", f"{ended:%Y-%m-%dT%H:%M}:00Z"  # minutes are what is known
+    minutes = "%Y-%m-%dT%H:%M:00+00:00"  # are what is known
+    return f"{begun:{minutes}}", f"{ended:{minutes}}"
 
 
 def devices(study: Study) -> Iterator[str]:
