@@ -30,6 +30,7 @@ ADA = Author(name="Ada Lovelace", affiliation="Analytical Society", orcid="0000-
 BOB = Author(name="B. <b>Ob</b> & *Sons*")
 ROWS = (Made("base", Role.BASE), Made("good", gain=1.2, title=EVIL, note="=cmd()"))
 TITLE = "# A *study* of </script><b>\n\u202ethings"
+SPAN = ["2026-12-01T20:42:00+00:00", "2026-12-01T20:43:00+00:00"]  # of its only process
 WRITTEN = {"README.md", "croissant.json", "neurips-checklist.md", ".zenodo.json", CRATE}
 
 
@@ -110,10 +111,7 @@ def test_the_crate_lists_every_file_and_what_ran(records: Path, tmp_path: Path) 
     assert root["datePublished"] == "2026-12-01" and root["license"]["@id"].endswith("/CC-BY-4.0")
     assert [found[one["@id"]]["name"] for one in root["author"]] == [ADA.name, BOB.name]
     action = found[root["mentions"]["@id"]]
-    assert (action["startTime"], action["endTime"]) == (
-        "2026-12-01T20:42:00+00:00",
-        "2026-12-01T20:43:00+00:00",
-    )
+    assert [action["startTime"], action["endTime"]] == SPAN
     assert found[action["instrument"]["@id"]]["version"] == "c0ffee"
     assert action["name"] == "train: 6, evaluate: 6" and "2 cores of A processor" in action["description"]
     for one in found.values():  # nothing is referred to that is not there
@@ -136,7 +134,7 @@ def test_croissant_describes_every_column(records: Path, tmp_path: Path) -> None
     kinds = {field["@id"]: field["dataType"] for one in found["recordSet"] for field in one["field"]}
     assert kinds["runs/spent"] == kinds["ledger/flops"] == kinds["samples/tokens"] == "sc:Integer"
     assert kinds["machine/flops"] == "sc:Float" and kinds["samples/correct"] == "sc:Boolean"
-    assert found["rai:dataCollectionTimeFrame"] == ["2026-12-01T20:42:00+00:00", "2026-12-01T20:43:00+00:00"]
+    assert found["rai:dataCollectionTimeFrame"] == SPAN
     assert found["rai:dataCollectionMissingData"] == "No row is incomplete."
 
 
@@ -249,9 +247,7 @@ def test_what_cannot_be_published_is_refused(
 
 
 @pytest.mark.usefixtures("quick")
-def test_records_that_do_not_verify_and_folders_that_are_taken_are_refused(
-    copied: Path, tmp_path: Path
-) -> None:
+def test_wrong_records_and_folders_that_are_taken_are_refused(copied: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").touch()
     with pytest.raises(UserError, match="taken holds something else"):
