@@ -383,29 +383,86 @@ def tables(
 
 @app.command()
 def verify(
-    records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    records: Annotated[
+        Path, typer.Argument(help="A records folder, such as results/pocket/records, or a bundle.")
+    ],
     fresh: Annotated[
         Path | None,
         typer.Argument(help="Records of the same study from another machine, or with other seeds."),
     ] = None,
 ) -> None:
     """Count every FLOP of a study anew from its records, and say whether fresh ones reproduce them: bit for
-    bit, within intervals, or not. Needs neither torch nor a GPU."""
+    bit, within intervals, or not. Of a bundle, say too which files are not as they were published, or not
+    what its records give. Needs neither torch nor a GPU."""
+    from repro.reporting import bundle
     from repro.reporting.recount import recount
     from repro.reporting.replication import replicate
 
-    for folder in [records, fresh] if fresh else [records]:
-        found = recount(folder)
+    folders = [records, fresh] if fresh else [records]
+    inner = [bundle.records_of(folder) for folder in folders]
+    for folder, held in zip(folders, inner, strict=True):
+        found = recount(held)
         typer.echo(found.table())
-        if found.differences:
-            typer.echo("\n" + "\n".join(found.differences))
+        differences = found.differences or ([] if held == folder else bundle.differences(folder))
+        if differences:
+            typer.echo("\n" + "\n".join(differences))
             raise typer.Exit(1)
         typer.echo(f"{folder}: verified\n" if fresh else f"{folder}: verified")
     if fresh is not None:
-        compared = replicate(records, fresh)
+        compared = replicate(*inner)
         typer.echo("\n".join([compared.table(), *compared.left_out]))
         if compared.failed:
             raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    records: Annotated[Path, typer.Argument(help="A records folder, such as results/pocket/records.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder to write; default: the bundle that has RECORDS, or `bundle` beside them."
+        ),
+    ] = None,
+    author: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='"Name; affiliation; ORCID", of which the last two may be left out; once for each.'
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="An identifier of SPDX; default: CC-BY-4.0.")
+    ] = None,
+    date: Annotated[
+        str | None,
+        typer.Option(help="Day of publication, 2026-12-31; default: when the study's last job ended."),
+    ] = None,
+) -> None:
+    """Make a bundle of a study to give away: records, tables, figures and report, described for people
+    and machines (RO-Crate, Croissant, Zenodo, NeurIPS checklist). Records that do not verify are refused. A
+    bundle that is there is made anew, and says what it said. Needs neither torch nor a GPU."""
+    from repro.reporting import bundle, deposit
+
+    where = out or (records.parent if bundle.is_bundle(records.parent) else records.parent / "bundle")
+    made = bundle.publish(
+        records, where, [deposit.author(text) for text in author or []],
+        deposit.spdx(licence) if licence else None, deposit.day(date) if date else None,
+    )  # fmt: skip
+    for doubt in made.doubts:
+        typer.echo(f"warning: {doubt}", err=True)
+    typer.echo(f"{made.folder}: {made.files} files, {made.size / 1e6:.1f} MB; check it by")
+    typer.echo(f"repro verify {quote(str(made.folder))}")
+
+
+@app.command()
+def site(
+    results: Annotated[Path, typer.Argument(help="A folder that holds NAME/records.")] = Path("results"),
+) -> None:
+    """Make one page of all studies below a folder, its index.html: what each found, and one table of all
+    their rows. Needs neither torch nor a GPU."""
+    from repro.reporting.site import build
+
+    typer.echo(build(results))
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from repro.numerics import Numerics
 
@@ -174,6 +175,11 @@ class Facts(_Facts):
     digest: str  # :func:`repro.files.digest` of all the rest
 
 
+def _a_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
 class Job(_Facts):
     """A job whose results are in the records. Of one that was interrupted, or was made again from what was
     kept, it is the last process that is told of."""
@@ -181,8 +187,8 @@ class Job(_Facts):
     kind: Literal["base model", "train", "evaluate"]
     method: str = ""  # the base model is of none
     seed: Count = 0
-    ended: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\dZ$")  # UTC
-    seconds: Annotated[float, Field(ge=0)]  # by the clock
+    ended: Annotated[str, Field(pattern=r"^20\d\d-\d\d-\d\dT\d\d:\d\dZ$"), AfterValidator(_a_time)]  # UTC
+    seconds: Annotated[float, Field(ge=0, le=10**9)]  # by the clock
 
 
 class Process(_Facts):

@@ -785,7 +785,9 @@ BENCHMARKS = [
 MERGING = "tests/test_merging.py::test_"
 COMPARE = "tests/test_compare.py::test_"
 STATUS = "tests/test_status.py::test_"
-# repro/reporting/merging.py, compare.py, planning/status.py: several machines, two records, a study at work.
+PUBLISH = "tests/test_publish.py::test_"
+SITE = "tests/test_site.py::test_"
+# Several machines, two records, a study given away, a study at work.
 BETWEEN = [
     *seen_by("repro/reporting/merging.py", f"{MERGING}what_does_not_belong_together_is_refused", {
         "elif value and value != known:": "elif False:",
@@ -802,6 +804,36 @@ BETWEEN = [
     *seen_by("repro/reporting/compare.py", f"{COMPARE}one_thing_that_differs_is_seen", {
         "same = same and next(differences(ours, theirs, drawn, runs), None) is None": "pass",
         "if first and second and first != second:": "if False:",
+    }),
+    *seen_by("repro/reporting/bundle.py", f"{PUBLISH}what_was_changed_in_a_bundle_is_named", {
+        "if name in there and sha256(bundle / name) != digest": "if False",
+        "if name not in listed and name != CRATE": "if False",
+        "if (bundle / name).is_symlink()": "if False",
+        "or (fresh / name).read_bytes() != (bundle / name).read_bytes()": "",
+    }),
+    *seen_by("repro/reporting/bundle.py", f"{PUBLISH}wrong_records_and_folders_that_are_taken_are_refused", {
+        "    if found.differences:\n": "    if False:\n",
+        "if there and _digest(out / RECORDS) != _digest(records):": "if False:",
+    }),
+    *seen_by("repro/reporting/bundle.py", f"{PUBLISH}a_bundle_is_made_anew_in_its_place", {
+        "before.intersection(paths(out)) - {*now}": "before - {*now}",
+    }),
+    *seen_by("repro/reporting/deposit.py", f"{PUBLISH}what_cannot_be_published_is_refused", {
+        "if found and not _checks(found[1]):": "if False:",
+        'if " " not in known:': "if True:",
+    }),
+    *seen_by("repro/reporting/deposit.py", f"{PUBLISH}hostile_titles_stay_texts", {
+        "<p>{html.escape(self.description)}</p>": "<p>{self.description}</p>",
+    }),
+    *seen_by("repro/reporting/checklist.py", f"{PUBLISH}what_is_not_recorded_is_not_claimed", {
+        "NO if subject.doubts or lacks else YES": "NO if lacks else YES",
+    }),
+    *seen_by("repro/reporting/croissant.py", f"{PUBLISH}croissant_describes_every_column", {
+        'return float if name == "machine.csv" and column in UNKNOWN else kind': "return kind",
+    }),
+    *seen_by("repro/reporting/site.py", f"{SITE}the_page_has_every_study_and_every_row", {
+        "score_cell(study, row, top, score)": "score_cell(study, row, top, score, (1, 1))",
+        "for above in (results, results / CONTRIBUTED):": "for above in (results,):",
     }),
     *seen_by("repro/files.py", f"{STATUS}a_holder_is_seen_until_it_ends_or_dies", {
         "return named if _locked(number, int(process)) else None": "return named",

@@ -38,7 +38,7 @@ LAYERS = [
 REPORTING = [
     "document", "spread", "statistics", "curves", "reading", "settings", "results", "merging", "recount",
     "analysis", "table", "costs", "comparisons", "claims", "published", "tables", "figures", "page_data",
-    "page", "replication", "compare",
+    "page", "replication", "compare", "deposit", "croissant", "crate", "checklist", "bundle", "site",
 ]  # fmt: skip
 BELOW_REPORTING = {"errors", "files", "flops", "records", "schema", "validation", "yaml_files", "csv_files",
                    "trials", "record_files"}  # fmt: skip

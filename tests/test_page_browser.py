@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from browser import CHROMIUM, Browser
 from synthetic import ROWS, Made, write_records
 from test_page import EVIL
 
-from repro.reporting import page, page_data
+from repro.reporting import page, page_data, site
 from repro.reporting.results import load
 
 pytestmark = [
@@ -277,3 +278,40 @@ def test_without_script_the_page_has_headline_tables_and_figures(browser: Browse
         assert browser.run(visible) == 0
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.fixture(scope="module")
+def all_studies(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
+    for name in ("one", "two"):
+        shutil.copytree(report.parent / "records", results / name / "records")
+    return site.build(results)
+
+
+def test_the_site_sorts_and_filters_the_rows_of_all_studies(browser: Browser, all_studies: Path) -> None:
+    """And asks nobody for anything."""
+    browser.errors.clear()
+    browser.requests.clear()
+    browser.open(all_studies)
+    rows = "[...document.querySelectorAll('#all-rows tbody tr:not([hidden])')]"
+    count = browser.run(f"{rows}.length")
+    assert count == 2 * len(EVERYTHING)
+    heads = browser.run("[...document.querySelectorAll('#all-rows th')].map(head => head.textContent)")
+    score = heads.index("Score")
+    browser.run(f"document.querySelectorAll('#all-rows th button')[{score}].click()")
+    found = browser.run(f"{rows}.map(row => row.cells[{score}].firstChild.textContent)")
+    numbers = [float(text.rstrip("\u2020")) for text in found if text != "X"]
+    assert numbers == sorted(numbers, reverse=True) and set(found[len(numbers) :]) == {"X"}
+    browser.run(
+        "(() => { const search = document.querySelector('input[type=search]'); search.value = 'TwIn';"
+        "search.dispatchEvent(new Event('input')) })()"
+    )
+    assert browser.run(f"{rows}.length") == 2
+    assert browser.run("document.querySelector('[role=status]').textContent") == f"2 of {count} rows"
+    browser.run("document.querySelector('#theme').click()")
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
+    browser.press("Tab")
+    assert browser.run("document.activeElement.matches('summary, a, button')")
+    browser.open(all_studies, width=400)
+    assert browser.run("document.documentElement.scrollWidth") == 400
+    assert browser.errors == [] and set(browser.requests) == {all_studies.as_uri()}

@@ -283,7 +283,7 @@ def test_the_report_says_what_ran_where_it_differs(copied: Path) -> None:
     evaluated = process([("evaluate", "good", 0)], gpus="2 x H200", libraries={"torch": "2.14"}, changed=True)
     write_json(copied / "provenance.json", {"processes": [trained, evaluated]})
     study = load(seal(copied))
-    assert page._provenance(study) == {
+    assert page.provenance(study) == {
         "Libraries": "torch 2.13, trl 1.16 (train); torch 2.14 (evaluate)",
         "Commit": "c0ffee (train); c0ffee, with changes (evaluate)",
         "Hardware": "2 cores of A processor (train); 2 x H200, 2 cores of A processor (evaluate)",
@@ -294,7 +294,7 @@ def test_the_report_says_what_ran_where_it_differs(copied: Path) -> None:
     assert "sampling:\n  max_tokens: 99" in told["Settings of the study"]
     assert told["Hyper-parameters of every row"] == "good:\n  rate: 0.5\n"
     write_json(copied / "provenance.json", {"processes": []})
-    assert set(page._provenance(load(seal(copied))).values()) == {"not recorded"}
+    assert set(page.provenance(load(seal(copied))).values()) == {"not recorded"}
 
 
 # ---------------------------------------------------------------------------------------- recounting

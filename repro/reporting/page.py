@@ -34,12 +34,20 @@ _CAPTIONS = {
     "profiles": "Share of the cells of the study in which a row scores more than so much.",
     "frequency": "What was trained on, by difficulty tier.",
 }
+_INLINED = {
+    "report.html": {
+        "style": ["report.css"],
+        "plotly": ["plotly-basic.min.js"],
+        "script": ["report.js", "charts.js", "problems.js"],
+    },
+    "site.html": {"style": ["report.css"], "script": ["report.js", "site.js"]},
+}
 _CURVES = ("flops_to_target", "iso_accuracy", "improvement", "scaling", "papers", "seeds", "differences")
 
 
-def build(records: Path, out: Path) -> None:
+def build(records: Path, out: Path) -> list[Analysis]:
     """Write ``out/tables``, ``out/figures`` and ``out/report.html`` from a records folder, and beside the
-    page the completions where it cannot hold them.
+    page the completions where it cannot hold them. Returns the analysis of each benchmark.
 
     Raises UserError naming the file and the column when the records are malformed.
     """
@@ -65,6 +73,7 @@ def build(records: Path, out: Path) -> None:
         page = render(analyses, tables, pictures, study.questions, None)
         write_bytes(out / DETAILS, details)
     write_text(out / "report.html", page)
+    return analyses
 
 
 def render(
@@ -92,11 +101,11 @@ def render(
         ] if names else list(left)  # fmt: skip
         return [left.pop(key) for key in chosen]
 
-    return _template().render(
+    return template("report.html").render(
         study=study,
         headlines=[headline(analysis) for analysis in analyses],
-        about=_about(study),
-        provenance=_provenance(study),
+        about=about(study),
+        provenance=provenance(study),
         settings=_settings(study.facts),
         papers={row.title: row.paper for row in study.rows if row.paper},
         curves=_CURVES,
@@ -108,40 +117,37 @@ def render(
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(page: str) -> jinja2.Template:
+    """Of a page, with what it needs inside it."""
     loader = jinja2.FileSystemLoader(_ASSETS)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    inlined = {
-        "style": ["report.css"],
-        "plotly": ["plotly-basic.min.js"],
-        "script": ["report.js", "charts.js", "problems.js"],
-    }
-    for name, files in inlined.items():
+    for name, files in _INLINED[page].items():
         texts = [(_ASSETS / file).read_text(encoding="utf-8") for file in files]
         environment.globals[name] = Markup("\n".join(texts).strip())
-    return environment.get_template("report.html")
+    return environment.get_template(page)
 
 
-def _about(study: Study) -> dict[str, str]:
+def about(study: Study) -> dict[str, str]:
+    """What was measured, with what."""
     facts = study.facts
     single = len(study.benchmarks) == 1
-    about = {
+    told = {
         "Score" if single else f"Score, {one.title}": f"{one.metric}, at most {one.max_tokens:,} tokens"
         for one in study.benchmarks
     }
-    about |= {
+    told |= {
         "Model": f"{facts.model.description} ({facts.model.parameters:,} parameters)",
         "Budgets": ", ".join(map(flops, study.budgets)),
         "Training seeds": ", ".join(map(str, study.seeds)),
     }
-    about |= {
+    told |= {
         "Test problems" if single else f"Test problems, {one.title}": _counts(one) for one in study.benchmarks
     }
     if watched := study.forgetting:
-        about["Forgetting"] = f"{watched.title}: {watched.metric}; documents: {_split(watched)}"
-    about |= {
+        told["Forgetting"] = f"{watched.title}: {watched.metric}; documents: {_split(watched)}"
+    told |= {
         title: ", ".join(f"{name} {value}" for name, value in (found or {}).items())
         for title, found in (
             ("Engine", facts.evaluation.engine),
@@ -149,7 +155,7 @@ def _about(study: Study) -> dict[str, str]:
             ("Task versions", facts.evaluation.tasks),
         )
     }
-    return about | {
+    return told | {
         "Numerics": facts.numerics,
         "Statistics": "two-way layout of problems and training seeds; sign flips counted exactly",
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
@@ -157,7 +163,7 @@ def _about(study: Study) -> dict[str, str]:
     }
 
 
-def _provenance(study: Study) -> dict[str, str]:
+def provenance(study: Study) -> dict[str, str]:
     """What computed the records."""
     processes = study.provenance.processes
     ended = sorted(job.ended for process in processes for job in process.jobs)

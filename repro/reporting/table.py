@@ -36,7 +36,7 @@ _STACKED = r"\providecommand{\stacked}[2]{\begin{tabular}[t]{@{}r@{}}#1\\[-1pt]{
 _COLUMN = 66  # characters of a column of a page, in \scriptsize
 _LEFT = (  # columns of text
     "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
-    "Data", "Control", "Account", "Setting", "State", "Note",
+    "Data", "Control", "Account", "Setting", "State", "Note", "Study",
 )  # fmt: skip
 
 
@@ -57,13 +57,13 @@ class Table:
 
     def markdown(self) -> str:
         def show(cell: object) -> str:
-            return _lines(cell, _markdown, "**{}**", "<br>")
+            return _lines(cell, markdown_text, "**{}**", "<br>")
 
         cells = [[show(cell) for cell in row] for row in self._values()]
         head = [show(name) for name in self.cells.columns]
         table = tabulate(cells, head, tablefmt="pipe", disable_numparse=True, colalign=self._align())
-        notes = "".join(f"\n- {_MARKDOWN_START.sub(_ESCAPED, _markdown(note))}" for note in self.notes)
-        return f"**{_markdown(self.title)}**\n\n{table}\n" + (notes + "\n" if notes else "")
+        notes = "".join(f"\n- {paragraph(note)}" for note in self.notes)
+        return f"**{markdown_text(self.title)}**\n\n{table}\n" + (notes + "\n" if notes else "")
 
     def text(self) -> str:
         """For a terminal."""
@@ -79,7 +79,7 @@ class Table:
         """A float with booktabs rules: of one column, or of both where it is wide, and never larger."""
 
         def show(cell: object) -> str:
-            first, *rest = _lines(cell, _latex, r"\textbf{{{}}}", "\n").split("\n")
+            first, *rest = _lines(cell, latex_text, r"\textbf{{{}}}", "\n").split("\n")
             return rf"\stacked{{{first}}}{{{' '.join(rest)}}}" if rest else first
 
         def line(cells: Iterable[object]) -> str:
@@ -88,10 +88,10 @@ class Table:
 
         columns = "".join(side[0] for side in self._align())
         kind = "table*" if self._width() > _COLUMN else "table"
-        notes = [rf"\par {_latex(note)}" for note in self.notes]
+        notes = [rf"\par {latex_text(note)}" for note in self.notes]
         return "\n".join([
             r"% \usepackage{booktabs,adjustbox}", _STACKED,
-            rf"\begin{{{kind}}}", r"\centering\scriptsize", rf"\caption{{{_latex(self.title)}}}",
+            rf"\begin{{{kind}}}", r"\centering\scriptsize", rf"\caption{{{latex_text(self.title)}}}",
             rf"\label{{tab:{'-'.join(filter(None, (self.study, self.name)))}}}\par\smallskip",
             r"\begin{adjustbox}{max width=\linewidth, max totalheight=0.7\textheight}",
             rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(self.cells.columns), r"\midrule",
@@ -260,11 +260,16 @@ def _lines(cell: object, escape: Callable[[str], str], bold: str, joint: str) ->
     return joint.join([bold.format(first) if isinstance(cell, Bold) else first, *rest])
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
 
-def _latex(text: str) -> str:
+def paragraph(text: str) -> str:
+    """Text as Markdown where a line begins."""
+    return _MARKDOWN_START.sub(_ESCAPED, markdown_text(text))
+
+
+def latex_text(text: str) -> str:
     return one_line(text).translate(_LATEX)
 
 

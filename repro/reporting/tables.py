@@ -99,10 +99,10 @@ def overview(analyses: Sequence[Analysis]) -> Table:
         plain: dict[str, Any] = {"method": row.method, "title": row.title, "role": str(row.role)}
         for analysis in analyses:
             score, rank = analysis.accuracy(row.method, top), analysis.ranks.get(row.method)
-            cell[analysis.benchmark.title] = _score(study, row, top, score, rank)
+            cell[analysis.benchmark.title] = score_cell(study, row, top, score, rank)
             plain |= plain_of(f"accuracy_{analysis.benchmark.name}", score)
         _add_forgotten(forgotten, row, cell, plain)
-        cell["Spent\n(use)"] = _spent(row, spent, top)
+        cell["Spent\n(use)"] = spent_cell(row, spent, top)
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
         cells.append(cell)
         data.append(plain)
@@ -123,7 +123,7 @@ def overview(analyses: Sequence[Analysis]) -> Table:
     return table_of(study, "leaderboard", _headline(study), cells, data, notes)
 
 
-def _score(
+def score_cell(
     study: Study, row: Row, budget: int, score: Estimate | X, rank: tuple[int, int] | None = None
 ) -> str:
     """A score with its interval. Bold for the first ``rank``, of which a preliminary study makes nothing."""
@@ -236,7 +236,7 @@ def leaderboard(analysis: Analysis) -> Table:
         }  # fmt: skip
         for budget, title in budget_titles(study).items():
             score = analysis.accuracy(row.method, budget)
-            cell[title] = _score(study, row, budget, score, rank if budget == top else None)
+            cell[title] = score_cell(study, row, budget, score, rank if budget == top else None)
             plain |= plain_of(f"accuracy_{budget}", score)
         for reference, family in against.items():
             difference, p = family.get(row.method, (None, np.nan))
@@ -247,7 +247,7 @@ def leaderboard(analysis: Analysis) -> Table:
             plain |= plain_of(f"vs_{reference.method}", difference) | {f"vs_{reference.method}_p_holm": p}
         _add_forgotten(forgotten, row, cell, plain)
         spent = study.spent(row.method, top)
-        cell["Spent\n(use)"] = _spent(row, spent, top)
+        cell["Spent\n(use)"] = spent_cell(row, spent, top)
         plain |= {"spent": None if isinstance(spent, X) else round(spent), "use": _use(row, spent, top)}
         plain |= {"note": row.note, "missing": "; ".join(lacks(study, row))}
         cells.append(cell)
@@ -323,7 +323,7 @@ def tiers(analysis: Analysis) -> Table:
         for tier in (*split, None):
             sampled = analysis.accuracy(row.method, top, "sampled", tier)
             greedy = analysis.accuracy(row.method, top, "greedy", tier)
-            shown = _score(study, row, top, sampled)
+            shown = score_cell(study, row, top, sampled)
             if not isinstance(sampled, X):
                 shown += "\n" + (DASH if isinstance(greedy, X) else percent(greedy.mean))
             cell["All" if tier is None else tier_title(tier).capitalize()] = shown
@@ -413,7 +413,7 @@ def _use(row: Row, spent: float | X, budget: int) -> float | None:
     return None if isinstance(spent, X) or row.role is Role.BASE else spent / budget
 
 
-def _spent(row: Row, spent: float | X, budget: int) -> str:
+def spent_cell(row: Row, spent: float | X, budget: int) -> str:
     if isinstance(spent, X):
         return "X"
     return "0" if row.role is Role.BASE else f"{flops(spent)}\n{percent(spent / budget)} %"
