@@ -27,8 +27,8 @@ LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-l
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
 OF_BUDGET = ("budget", "spent", "papers_flops", "rounds", "steps", "fingerprint")
 MANIFEST = (
-    "method", "origin", "seed", "plans", "asked", "status", "reason", "mode", "key", "base", "budgets",
-    "visits", "machine",
+    "method", "origin", "seed", "plans", "asked", "status", "reason", "mode", "objective", "key", "base",
+    "budgets", "visits", "machine",
 )  # fmt: skip
 
 
@@ -291,14 +291,15 @@ def _runs(study: Study, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     shared["plans"] = int(manifest["plans"])
     if manifest["status"] != "ok":
-        empty = {"spent": 0, "use": 0.0, "papers_flops": 0, "rounds": 0, "steps": 0, "mode_note": "",
-                 "fingerprint": ""}  # fmt: skip
+        empty = {"spent": 0, "use": 0.0, "papers_flops": 0, "rounds": 0, "steps": 0, "objective": "",
+                 "mode_note": "", "fingerprint": ""}  # fmt: skip
         return [{**shared, "budget": budget, **empty} for budget in study.budgets]
     return [
         {
             **shared,
             **{key: row[key] for key in OF_BUDGET},
             "use": row["spent"] / row["budget"],
+            "objective": manifest["objective"],
             "mode_note": manifest["mode"],
         }
         for row in manifest["budgets"]

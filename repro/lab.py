@@ -136,6 +136,7 @@ class Lab:
     ) -> None:
         self.problems: Sequence[Problem] = problems.problems
         self.round = 0
+        self.objectives: set[str] = set()  # names of those that the run trained by
         self.mode = ""  # how the run went about process rewards, if its method asked for any
         self.ledger: list[Entry] = []
         self.cuts: list[Cut] = []
@@ -468,6 +469,7 @@ class Lab:
                 "training to the end of the budget with a schedule that ends there is planning: "
                 "give steps, use a constant schedule, or set `plans: true`"
             )
+        self.objectives.add(type(objective).__name__)
         rows = self._rows(data)
         parts, plan = self._planned(rows, batch_size, objective, steps)
         truncated = steps is None or len(plan) < steps

@@ -17,6 +17,7 @@ from repro.errors import RunFailed, UserError
 from repro.lab import Cut, Engines, Lab
 from repro.layout import Layout
 from repro.method import BudgetSpent, Method, Misuse, Unavailable
+from repro.objectives import OBJECTIVES
 from repro.problems import ProblemSet
 from repro.problems.prompts import stops
 from repro.provenance import Process
@@ -46,6 +47,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
     machine: list[dict[str, Any]] = []
     visits: Counter[str] = Counter()
     status, reason, mode = "ok", "", ""
+    objectives: set[str] = set()
     with Verifier() as verifier:
         parts = engines(study, verifier)
         for budgets in groups:
@@ -65,6 +67,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
                     break
                 rows += _rows(lab, cuts, layout.work)
                 visits, mode = lab.visits, lab.mode
+                objectives |= lab.objectives
                 Log.info("done: %d rounds, %d steps", lab.round, lab.steps)
     manifest = {
         "method": name,
@@ -78,6 +81,7 @@ def train(study: Study, name: str, seed: int, layout: Layout) -> dict[str, Any]:
         "status": status,
         "reason": reason,
         "mode": mode,
+        "objective": " + ".join(name for name in OBJECTIVES if name in objectives),
         "hyperparameters": method.model_dump(mode="json"),
         "key": key,
         "base": base,

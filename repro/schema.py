@@ -30,10 +30,12 @@ OUTSIDE = (Account.RULES, Account.EVALUATE, Account.WARM_START)
 # One line for each run at each budget. `fingerprint` is of the checkpoint's weights, blank where there is
 # none. `plans`: 1 where the method plans from its budget, so that each budget
 # has a run of its own; else one run serves all budgets, one after the other.
+# `objective` names what a run was trained by, with ` + ` between several; blank where it was not, or that is
+# not known.
 RUNS = {
     "method": str, "title": str, "role": str, "paper": str, "seed": int, "budget": int, "plans": int,
     "spent": int, "use": float, "papers_flops": int, "status": str, "reason": str, "rounds": int,
-    "steps": int, "mode_note": str, "key": str, "fingerprint": str,
+    "steps": int, "objective": str, "mode_note": str, "key": str, "fingerprint": str,
 }  # fmt: skip
 # Counts of :class:`repro.flops.Tally`.
 TALLY = ("sequences", "prompt_tokens", "completion_tokens", "tokens", "logits", "pairs", "padded", "windowed")

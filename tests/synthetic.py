@@ -126,7 +126,8 @@ def run_line(method: str, seed: int, budget: int, **changes: Any) -> dict[str, A
     line = {
         "method": method, "title": method.capitalize(), "role": "method", "paper": "", "seed": seed,
         "budget": budget, "plans": 0, "spent": 0, "papers_flops": 0, "status": "ok", "reason": "",
-        "rounds": 1, "steps": 1, "mode_note": "", "key": f"{method}-{seed}", "fingerprint": "",
+        "rounds": 1, "steps": 1, "objective": "SFT", "mode_note": "", "key": f"{method}-{seed}",
+        "fingerprint": "",
     } | changes  # fmt: skip
     return {"use": line["spent"] / budget} | line
 
@@ -224,6 +225,7 @@ def write_records(
                     plans=int(row.plans), spent=sum(line["flops"] for line in inside),
                     papers_flops=sum(line["papers_flops"] for line in inside), status=status, reason=reason,
                     rounds=b + 1 if inside else 0, steps=10 * (b + 1) if inside else 0, mode_note=row.note,
+                    objective="SFT" if inside else "",
                 ))  # fmt: skip
                 if not ok:
                     continue

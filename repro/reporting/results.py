@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -70,6 +70,7 @@ class Row:
     paper: str
     note: str
     plans: bool  # from its budget, so that every budget has a run of its own
+    objective: str = ""  # what it is trained by; blank where that is nothing, or not known
 
 
 @dataclass(frozen=True)
@@ -353,7 +354,7 @@ def _rows(path: Path, runs: Iterable[Line]) -> tuple[Row, ...]:
         method = run["method"]
         row = Row(
             method, one_line(run["title"]), Role(run["role"]), one_line(run["paper"]),
-            one_line(run["mode_note"]), bool(run["plans"]),
+            one_line(run["mode_note"]), bool(run["plans"]), one_line(run["objective"]),
         )  # fmt: skip
         first = found.setdefault(method, row)
         if (row.title, row.role, row.paper, row.plans) != (first.title, first.role, first.paper, first.plans):
@@ -361,8 +362,9 @@ def _rows(path: Path, runs: Iterable[Line]) -> tuple[Row, ...]:
                 f"{path}, line {run['line']}: title, role, paper or plans of method '{method}' differ from "
                 "its lines before; a method has one of each."
             )
-        if row.note and not first.note:  # a run that failed before it asked has none
-            found[method] = row
+        # A run that failed before it asked, or trained, has none.
+        told = {name: getattr(first, name) or getattr(row, name) for name in ("note", "objective")}
+        found[method] = replace(first, **told)
     roles = list(Role)
     return tuple(
         sorted(found.values(), key=lambda row: (roles.index(row.role), row.title.casefold(), row.method))

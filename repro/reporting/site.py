@@ -21,7 +21,7 @@ from repro.reporting.deposit import devices, read
 from repro.reporting.page import provenance as provenance_of
 from repro.reporting.page import template
 from repro.reporting.results import Study, X, load
-from repro.reporting.table import Table, dagger_note, flops, plain_of
+from repro.reporting.table import DASH, Table, dagger_note, flops, plain_of
 from repro.reporting.tables import KIND, headline, score_cell, spent_cell
 
 CONTRIBUTED = "contributed"  # the folder of bundles that others sent
@@ -113,10 +113,12 @@ def _board(entries: Sequence[Entry]) -> Table:
                     "Method": row.title, "Study": study.title + " (preliminary)" * study.preliminary,
                     "Score": score_cell(study, row, top, score), "Budget": flops(top),
                     "Spent\n(use)": spent_cell(row, spent, top), "Kind": KIND[row.role],
+                    "Objective": row.objective or DASH,
                     "Benchmark": analysis.benchmark.title, "Seeds": str(len(study.seeds)),
                 })  # fmt: skip
                 data.append({
                     "study": entry.folder, "method": row.method, "title": row.title, "role": str(row.role),
+                    "objective": row.objective,
                     "benchmark": analysis.benchmark.name, **plain_of("accuracy", score), "budget": top,
                     "spent": None if isinstance(spent, X) else round(spent), "seeds": len(study.seeds),
                 })  # fmt: skip

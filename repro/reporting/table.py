@@ -35,8 +35,8 @@ _ESCAPED = r"\1\\\2"
 _STACKED = r"\providecommand{\stacked}[2]{\begin{tabular}[t]{@{}r@{}}#1\\[-1pt]{\tiny #2}\end{tabular}}"
 _COLUMN = 66  # characters of a column of a page, in \scriptsize
 _LEFT = (  # columns of text
-    "Benchmark", "Against", "Method", "Kind", "Device", "Claim", "Paper", "Published", "Verdict", "Model",
-    "Data", "Control", "Account", "Setting", "State", "Note", "Study",
+    "Benchmark", "Against", "Method", "Kind", "Objective", "Device", "Claim", "Paper", "Published", "Verdict",
+    "Model", "Data", "Control", "Account", "Setting", "State", "Note", "Study",
 )  # fmt: skip
 
 

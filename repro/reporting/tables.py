@@ -229,9 +229,12 @@ def leaderboard(analysis: Analysis) -> Table:
     data: list[dict[str, Any]] = []
     for row in analysis.by_score:
         rank = analysis.ranks.get(row.method)
-        cell: dict[str, str] = {"Rank": _rank(rank), "Method": row.title, "Kind": KIND[row.role]}
+        cell: dict[str, str] = {
+            "Rank": _rank(rank), "Method": row.title, "Kind": KIND[row.role],
+            "Objective": row.objective or DASH,
+        }  # fmt: skip
         plain: dict[str, Any] = {
-            "method": row.method, "title": row.title, "role": str(row.role),
+            "method": row.method, "title": row.title, "role": str(row.role), "objective": row.objective,
             "rank_low": rank[0] if rank else None, "rank_high": rank[1] if rank else None,
         }  # fmt: skip
         for budget, title in budget_titles(study).items():

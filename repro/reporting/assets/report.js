@@ -185,7 +185,7 @@ function copyButton(label, text, said) {
   });
 }
 
-/** Sort and copy for every table; filters by text for a long one, by kind for one that has kinds. */
+/** Sort and copy for every table; filters by text for a long one, by kind and objective for one that has them. */
 function tables() {
   for (const holder of $$(".table")) {
     const table = $("table", holder);
@@ -195,19 +195,20 @@ function tables() {
     const said = make("span", { className: "said", role: "status" });
     const controls = make("div", { className: "controls" });
     let words = "";
-    let kind = "";
+    const chosen = new Map();
     const filter = () => {
       let left = 0;
       for (const row of rows) {
-        const fits = row.textContent.toLowerCase().includes(words) && (!kind || row.cells[heads.indexOf("Kind")].textContent === kind);
+        const fits = row.textContent.toLowerCase().includes(words) && [...chosen].every(([at, value]) => !value || row.cells[at].textContent === value);
         row.hidden = !fits;
         left += fits;
       }
       said.textContent = left < rows.length ? `${left} of ${rows.length} rows` : "";
     };
-    if (heads.includes("Kind")) {
-      const kinds = [...new Set(rows.map((row) => row.cells[heads.indexOf("Kind")].textContent))];
-      controls.append(choice("Kind", [["", "all"], ...kinds.map((name) => [name, name])], (value) => ((kind = value), filter())));
+    for (const name of ["Kind", "Objective"].filter((name) => heads.includes(name))) {
+      const at = heads.indexOf(name);
+      const values = [...new Set(rows.map((row) => row.cells[at].textContent))];
+      controls.append(choice(name, [["", "all"], ...values.map((value) => [value, value])], (value) => (chosen.set(at, value), filter())));
     }
     if (rows.length > 8) {
       const search = make("input", { type: "search", placeholder: "filter rows", "aria-label": "Filter rows" });
