@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -353,7 +354,10 @@ class Running:
     ) -> None:
         self.token = f"{os.getpid()}-{time.monotonic_ns()}"
         self._log = tempfile.NamedTemporaryFile(dir=server.folder)  # noqa: SIM115
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        self._said = b""
+        self._reader, writer = os.pipe()  # not a file, which a limit on files would cut short
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self._conn = socket.socket(socket.AF_UNIX)
         self._conn.connect(server.socket)
         request = {
@@ -361,8 +365,14 @@ class Running:
             "inject": {"root": str(cwd), "log": self._log.name, "at": at, "how": how}, **more,
         }  # fmt: skip
         with open(os.devnull) as nothing:
-            fds = [nothing.fileno(), self._output.fileno(), self._output.fileno()]
+            fds = [nothing.fileno(), writer, writer]
             socket.send_fds(self._conn, [json.dumps(request).encode()], fds)
+        os.close(writer)
+
+    def _listen(self) -> None:
+        while said := os.read(self._reader, 2**16):
+            self._said += said
+        os.close(self._reader)
 
     def signal(self, number: int) -> None:
         self._conn.send(str(number).encode())
@@ -379,8 +389,8 @@ class Running:
         self._conn.settimeout(timeout)
         status = int(self._conn.recv(16) or b"-9")
         self._conn.close()
-        self._output.seek(0)
-        output = self._output.read().decode(errors="replace")
+        self._listener.join(2.0)  # longer than that only what it has left behind would speak
+        output = self._said.decode(errors="replace")
         return Outcome(status, output, Path(self._log.name).read_text().splitlines())
 
 

@@ -813,7 +813,7 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     stale = r"star-3\.json is of another run than the study now describes .* delete it and run"
 
     with monkeypatch.context() as patch:  # a library was installed anew
-        patch.setattr("repro.identity.libraries", lambda engine: {"torch": "3.0"})
+        patch.setattr("repro.identity.libraries", lambda engine="transformers": {"torch": "3.0"})
         with pytest.raises(UserError, match=stale):
             collected(layout, study, "star")
     tuned = study.model_copy(update={"hyperparameters": {"star": {"temperature": 0.5}}})
