@@ -530,7 +530,7 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
     "checkpoint weights": (f"{RUN}/models/*/step-*/model.safetensors", TRAIN),
     "checkpoint weights, evaluated": (f"{RUN}/models/*/step-*/model.safetensors", EVALUATE),
     "checkpoint seal": (f"{RUN}/models/*/step-*/COMPLETE.json", TRAIN),
-    "moments": ("work/tiny/runs/control_continued-0-*/models/*/*/optimizer/moments.safetensors", GROW),
+    "moments": ("work/tiny/runs/control_continued-0-*/unfinished/*/*/optimizer/moments.safetensors", GROW),
     "state at a budget": ("work/tiny/runs/control_continued-0-*/unfinished/*/*/weights.safetensors", GROW),
     "seal of that state": ("work/tiny/runs/control_continued-0-*/unfinished/*/*/COMPLETE.json", GROW),
     "evaluated samples": ("work/tiny/evaluations/star-0/*/samples.parquet", EVALUATE),
@@ -841,7 +841,7 @@ def test_a_workflow_that_is_ended_leaves_nothing_behind(
         os.killpg(started.pid, number)
     else:
         started.send_signal(number)
-    output, _ = started.communicate(timeout=120)
+    output, _ = started.communicate(timeout=300)  # SIGTERM lets jobs end first
     left = orphans(token, 30.0) + [str(path) for path in root.glob(".snakemake/locks/*")]
     left += [f"{path} is held" for path in root.glob("work/tiny/**/lease") if holder(path.parent)]
     again = server.run(root, *WORKFLOW)
