@@ -38,13 +38,13 @@ help: ## show this help
 install: $(INSTALLED) ## make .venv, which the targets below do too
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
-	$(BIN)/snakemake --config study="$$STUDY"
+	exec $(BIN)/snakemake --config study="$$STUDY"
 
 tune: $(INSTALLED) ## try each row of STUDY at its points, and choose among them (the study says which)
-	$(BIN)/snakemake --config study="$$STUDY" tune=yes
+	exec $(BIN)/snakemake --config study="$$STUDY" tune=yes
 
 tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its records, in seconds
-	$(BIN)/snakemake --config study="$$STUDY" -- tables
+	exec $(BIN)/snakemake --config study="$$STUDY" -- tables
 
 verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS=FOLDER names others)
 	$(BIN)/repro verify "$${RECORDS:-results/$$(basename "$$STUDY" .yaml)/records}"

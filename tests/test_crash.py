@@ -853,17 +853,33 @@ def test_a_workflow_that_is_ended_leaves_nothing_behind(
     tally.done()
 
 
-def _make(root: Path, token: str) -> subprocess.Popen[str]:
-    """`make reproduce`, whose environment is the one of this test."""
+def _make(root: Path, token: str, program: str = f"{sys.executable} -m snakemake") -> subprocess.Popen[str]:
+    """`make reproduce`, in an environment whose snakemake is this program."""
     shutil.copy(crash.ROOT / "Makefile", root)
     binaries = root / ".venv" / "bin"
     binaries.mkdir(parents=True)
-    (binaries / "snakemake").write_text(f'#!/bin/sh\nexec {sys.executable} -m snakemake "$@"\n')
+    (binaries / "snakemake").write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     (binaries / "snakemake").chmod(0o755)
-    lock = root / "requirements" / "lock-cpu.txt"
-    checksum = subprocess.run(["cksum"], stdin=lock.open(), capture_output=True, text=True, check=True).stdout
+    lock = (crash.ROOT / "requirements/lock-cpu.txt").read_bytes()
+    checksum = subprocess.run(["cksum"], input=lock, capture_output=True, check=True).stdout.decode()
     (root / ".venv" / f"installed-{checksum.split()[0]}").touch()
     return real(root, "make", "reproduce", "STUDY=few.yaml", token=token)
+
+
+def test_make_hands_on_the_signal_that_ends_it(tmp_path: Path) -> None:
+    """A shell between it and Snakemake would die alone, and the study run on."""
+    (tmp_path / "requirements").symlink_to(crash.ROOT / "requirements")
+    token = f"{os.getpid()}-make"
+    started = _make(tmp_path, token, "sh -c 'touch begun; exec sleep 300'")
+    until = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert started.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    started.terminate()
+    assert started.wait(60) != 0
+    left = orphans(token)
+    kill(crash.started_by(token))
+    assert not left
 
 
 # --- children that are killed -------------------------------------------------------------------------
