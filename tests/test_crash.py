@@ -92,6 +92,10 @@ PHASES: dict[str, tuple[tuple[str, ...], int]] = {
     **{f"evaluate {name}": (("repro", "evaluate", "tiny.yaml", "--method", name), 12) for name in FEW},
     "collect": (("repro", "collect", "few.yaml"), 20),
     "tables": (("repro", "tables", "results/tiny/records"), 8),
+    "publish": (
+        ("repro", "publish", "results/tiny/records", "--author", "Ann Author", "--date", "2026-12-31"),
+        8,
+    ),
     "merge": (("repro", "merge", "results/merged/records", "parts/few", "parts/others"), 16),
     "choose": (("repro", "tune", "tuned.yaml"), 10),
     "clean": (("repro", "clean", "tiny.yaml", "--yes"), 10),
@@ -194,6 +198,7 @@ def _make_reference(folder: Path, server: Server) -> None:
     phase("merge")
     phase("collect")
     phase("tables")
+    phase("publish")
     keep(folder / "workflow" / "after")
     do("repro", "tune", "tuned.yaml", status=2)
     do("repro", "problems", TRIALS)
@@ -391,6 +396,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory, light: Server) -> Phase:
     return Phase("fake engines", ("fake", "work"), folder / "before", folder / "after", done.events)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_goes_on(light: Server, fake: Phase, tally: Tally, place: Path) -> None:
     tally.phase = "run on fake engines"
     for number, kind, how in points(fake.events, 30, deaths):
