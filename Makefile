@@ -29,7 +29,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_
 DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tune tables verify methods docs test mutants vllm test-vllm lint speed clean
+.PHONY: help install reproduce tune tables verify methods docs test crash mutants vllm test-vllm lint speed clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,13 +38,13 @@ help: ## show this help
 install: $(INSTALLED) ## make .venv, which the targets below do too
 
 reproduce: $(INSTALLED) ## run the study STUDY to its report; a killed run goes on where it was
-	$(BIN)/snakemake --config study="$$STUDY"
+	exec $(BIN)/snakemake --config study="$$STUDY"
 
 tune: $(INSTALLED) ## try each row of STUDY at its points, and choose among them (the study says which)
-	$(BIN)/snakemake --config study="$$STUDY" tune=yes
+	exec $(BIN)/snakemake --config study="$$STUDY" tune=yes
 
 tables: $(INSTALLED) ## rebuild tables, figures and report of STUDY from its records, in seconds
-	$(BIN)/snakemake --config study="$$STUDY" -- tables
+	exec $(BIN)/snakemake --config study="$$STUDY" -- tables
 
 verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS=FOLDER names others)
 	$(BIN)/repro verify "$${RECORDS:-results/$$(basename "$$STUDY" .yaml)/records}"
@@ -56,7 +56,10 @@ docs: ## build the pages of docs/ as a site, site/, in an environment of its own
 	$(firstword $(PYTHON)) -m venv .venv-docs && .venv-docs/bin/pip install -q $(DOCS) && .venv-docs/bin/mkdocs build
 
 test: $(INSTALLED) ## run the tests, but those that take half an hour or need a GPU, the network or vLLM
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not hours and not gpu and not network and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not hours and not crash and not gpu and not network and not vllm"
+
+crash: $(INSTALLED) ## kill, starve and damage every phase of a tiny study; what became of it goes to results/crash.md
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m crash --crash-table results/crash.md
 
 vllm: $(VLLM_INSTALLED) ## make .venv-vllm: all of .venv, and vLLM's CPU build
 

@@ -72,6 +72,15 @@ onstart:
             raise WorkflowError(str(error))
 
 
+# Else the file goes on naming this process, which another machine cannot know to have ended.
+onsuccess:
+    HELD.close()
+
+
+onerror:
+    HELD.close()
+
+
 wildcard_constraints:
     method="[a-z][a-z0-9_]*",
     seed="[0-9]+",

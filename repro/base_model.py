@@ -40,9 +40,7 @@ def prepare(study: Study, problem_folder: Path, out: Path, progress: Progress) -
     process = Process()
     spec = study.base_model
     train = problem_folder / "train.jsonl"
-    key = files.digest(
-        identity.base_settings(study), files.sha256(train) if isinstance(spec, RandomModel) else None
-    )
+    key = identity.base_key(study, train)
     with files.lease(out.with_name(f"{out.name}-lease"), wait=True):
         if (out / files.ORIGIN).is_file() and files.sealed(out) and not isinstance(spec, Folder):
             facts: dict[str, Any] = files.read_json(out / files.ORIGIN)

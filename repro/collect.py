@@ -22,6 +22,7 @@ from repro.layout import Layout
 from repro.ledger import Entry
 from repro.profiles import asked, settings
 from repro.schema import CSV, FORGETTING, PROBLEMS, PROVENANCE, SAMPLES, TEXTS, Account
+from repro.shapes import written_shape
 
 LIBRARIES = ["torch", "transformers", "trl", "lm-eval", "math-verify", "scikit-learn"]
 EVALUATION = ("prompt", "engine", "tasks")  # what must be the same for all that is compared
@@ -48,7 +49,13 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
     training_set = problems.read_prepared(layout.problems, "train")
     asked_problems = list(_problems(study, layout))
     base = files.read_checked(layout.base_manifest, ("description", "shape", "warm_start", "fingerprint"))
-    _shape(base, layout.base_manifest)
+    written_shape(base, layout.base_manifest)
+    wanted = identity.base_key(study, layout.problems / "train.jsonl")
+    if base.get("key", wanted) != wanted:
+        raise UserError(
+            f"{layout.base_manifest} is of another base model than the study now describes; delete it and "
+            "run `snakemake`"
+        )
     jobs.append(({"kind": "base model"}, base.get("process")))
     outside: dict[str, set[str]] = {}  # row -> where its method comes from
     for name in methods:
@@ -64,9 +71,9 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             )
             _fits(study, manifest, evaluation, path, layout)
             for row in manifest["budgets"]:
-                _shape(evaluation["budgets"][str(row["budget"])], path)
+                written_shape(evaluation["budgets"][str(row["budget"])], path)
                 for entry in row["ledger"]:
-                    _shape(entry, layout.run(name, seed))
+                    written_shape(entry, layout.run(name, seed))
             if manifest["budgets"]:
                 for fact in EVALUATION:
                     if facts[fact] not in (None, evaluation[fact]):
@@ -91,7 +98,7 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
             jobs.append(({"kind": "evaluate", **of}, evaluation.get("process")))
     tables["tuning.csv"] = [trial.line() for trial in tuned.trials(study) if trial.method in methods]
     if cost := base["warm_start"]:
-        shape, tally = _shape(base, layout.base_manifest), Tally.from_json(cost["tally"])
+        shape, tally = written_shape(base, layout.base_manifest), Tally.from_json(cost["tally"])
         entry = Entry(Account.WARM_START, 0, 0, TRAINING_PASSES, shape, tally)
         tables["ledger.csv"].append({"method": "", "seed": 0, "budget": 0, **_line(entry, shapes)})
 
@@ -127,17 +134,6 @@ def collect(study: Study, methods: list[str], layout: Layout, study_file: Path) 
         "command": f"snakemake --config study={quote(str(study_file))}",
     }
     record_files.write(layout.results / "records", record_files.whole(contents, facts_of_study))
-
-
-def _shape(of: Mapping[str, Any], path: Path) -> ModelShape:
-    """The shape in a row of a manifest. Raises UserError where an earlier version of the suite wrote it."""
-    try:
-        return ModelShape.from_json(of["shape"])
-    except TypeError:
-        raise UserError(
-            f"{path} has a model's sizes as an earlier version wrote them; delete it and run `snakemake`: it "
-            "is written anew from what is kept, and nothing is trained or sampled again"
-        ) from None
 
 
 def _belongs(study: Study, manifest: Mapping[str, Any], key: str, path: Path) -> None:

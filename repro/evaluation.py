@@ -43,7 +43,7 @@ from repro.records import Verdict
 from repro.sampling import Request, Sampled, Sampler, SamplingParams
 from repro.schema import FORGETTING
 from repro.seeds import stream_seed
-from repro.shapes import shape_of
+from repro.shapes import written_shape
 from repro.verify import closed
 
 Key = tuple[str | None, int | None]  # task and document number, as lm-eval's instances have them
@@ -188,7 +188,9 @@ def evaluate_run(study: Study, method: str, seed: int, layout: Layout) -> None:
     samples = [pd.DataFrame(columns=["method", "seed", "budget", *COLUMNS])] if not run["budgets"] else []
     costs: dict[str, Any] = {}
     folder = out.with_suffix("")
-    shape = shape_of(layout.base)
+    # Not from the base model's folder, whose seal nobody has looked at where no checkpoint is loaded.
+    base = files.read_checked(layout.base_manifest, ("shape",))
+    shape = written_shape(base, layout.base_manifest)
     with files.lease(folder, wait=True), closing(sampler_for(study.sampling)) as sampler:
         for row in run["budgets"]:
             tally, seconds = Tally.zero(), 0.0

@@ -128,6 +128,12 @@ def base_settings(study: Study) -> list[Any]:
     return found
 
 
+def base_key(study: Study, training: Path) -> str:
+    """The key of a study's base model, made where its training problems are in the file ``training``."""
+    read = files.sha256(training) if isinstance(study.base_model, RandomModel) else None
+    return files.digest(base_settings(study), read)
+
+
 def libraries(engine: str = "transformers") -> dict[str, str]:
     """Versions of the libraries that compute, with this engine of the sampler."""
     found = {}

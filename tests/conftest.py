@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import crash
 import numpy as np
 import pytest
 
-from repro.files import building, lease, sealed
+from repro.files import building, lease, sealed, write_text
 
 GUESSES = [str(n) for n in range(1, 13)]
 ENDINGS = {"hashes": "#### {}", "boxed": "\\boxed{{{}}}"}
@@ -20,6 +21,18 @@ ENDINGS = {"hashes": "#### {}", "boxed": "\\boxed{{{}}}"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-golden", action="store_true", help="write the transcripts of tests/golden anew")
+    parser.addoption("--crash-table", type=Path, help="write what became of each crash to this file")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The crash matrix, where tests of it ran: see tests/test_crash.py."""
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, [])]
+    points = [value for one in reports for name, value in one.user_properties if name == "crash"]
+    if points:
+        table = crash.table(points)
+        terminalreporter.write_line(table)
+        if path := config.getoption("--crash-table"):
+            write_text(path, table)
 
 
 @contextmanager

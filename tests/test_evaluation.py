@@ -31,7 +31,7 @@ from repro.config import Benchmark, Study
 from repro.discovery import load_method
 from repro.errors import UserError
 from repro.evaluation import COLUMNS, Evaluation, evaluate, evaluate_run
-from repro.files import fingerprint, read_checked, read_json, seal, sealed, sha256, write_checked
+from repro.files import fingerprint, read_checked, read_json, seal, sealed, sha256, write_checked, write_json
 from repro.flops import sample_tally
 from repro.identity import part_names, run_key
 from repro.identity import settings as run_settings
@@ -550,6 +550,18 @@ def test_parts_that_are_there_are_not_done_again(tmp_path: Path, model: Path, en
     assert {len(requests) for _, requests in engine.calls[done + 2 :]} == {2}
 
 
+def test_a_damaged_base_model_changes_no_flops(tmp_path: Path, model: Path, engine: Scripted) -> None:
+    """Its sizes are in its folder too, which is not looked at where no checkpoint is loaded."""
+    study = made_study()
+    layout = made_run(tmp_path, study, model)
+    evaluate_run(study, "star", 3, layout)
+    facts = layout.samples("star", 3).with_suffix(".json")
+    wanted = read_json(facts)["budgets"]["10"]["shape"]
+    write_json(layout.base / "origin.json", {"shape": wanted | {"body": wanted["body"] + 1}})
+    evaluate_run(study, "star", 3, layout)
+    assert read_json(facts)["budgets"]["10"]["shape"] == wanted
+
+
 def test_a_run_that_failed_has_no_samples(tmp_path: Path, model: Path, engine: Scripted) -> None:
     study = made_study()
     layout = made_run(tmp_path, study, model)
@@ -801,7 +813,7 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     stale = r"star-3\.json is of another run than the study now describes .* delete it and run"
 
     with monkeypatch.context() as patch:  # a library was installed anew
-        patch.setattr("repro.identity.libraries", lambda engine: {"torch": "3.0"})
+        patch.setattr("repro.identity.libraries", lambda engine="transformers": {"torch": "3.0"})
         with pytest.raises(UserError, match=stale):
             collected(layout, study, "star")
     tuned = study.model_copy(update={"hyperparameters": {"star": {"temperature": 0.5}}})
@@ -810,6 +822,9 @@ def test_rows_that_do_not_belong_to_the_study_are_not_collected(
     base = read_checked(layout.base_manifest)
     write_checked(layout.base_manifest, {**base, "fingerprint": "another"})
     with pytest.raises(UserError, match=stale):
+        collected(layout, study, "star")
+    write_checked(layout.base_manifest, {**base, "key": "of other settings"})
+    with pytest.raises(UserError, match=r"base\.json is of another base model than the study now describes"):
         collected(layout, study, "star")
     old = {"layers": 1, "hidden": 8, "parameters": 5}
     write_checked(layout.base_manifest, {**base, "shape": old})

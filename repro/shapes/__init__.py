@@ -92,3 +92,14 @@ def shape_of(folder: Path) -> ModelShape:
         return ModelShape.from_json(origin["shape"])
     path = folder / "config.json"
     return counted(files.read_json(path, keys=("model_type",)), str(path)).shape
+
+
+def written_shape(of: Mapping[str, Any], path: Path) -> ModelShape:
+    """The shape in a row of the manifest ``path``. Raises UserError where an earlier version wrote it."""
+    try:
+        return ModelShape.from_json(of["shape"])
+    except TypeError:
+        raise UserError(
+            f"{path} has a model's sizes as an earlier version wrote them; delete it and run `snakemake`: it "
+            "is written anew from what is kept, and nothing is trained or sampled again"
+        ) from None
