@@ -63,8 +63,8 @@ def test_the_page_has_every_study_and_every_row(results: Path) -> None:
     good = next(line.split(",") for line in board if ",good," in line)
     study = load(results / "a study" / "records")
     score = site.Analysis(study).accuracy("good", study.top)
-    assert float(good[5]) == pytest.approx(score.mean, rel=1e-5)  # type: ignore[union-attr]
-    assert float(good[9]) == pytest.approx(study.spent("good", study.top))  # type: ignore[arg-type]
+    assert float(good[6]) == pytest.approx(score.mean, rel=1e-5)  # type: ignore[union-attr]
+    assert float(good[10]) == pytest.approx(study.spent("good", study.top))  # type: ignore[arg-type]
     assert "<b>" not in re.findall(r"<tbody>(.*)</tbody>", text, re.S)[0]  # nothing is best
     assert text.count("are not comparable") >= 2
 

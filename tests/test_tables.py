@@ -92,10 +92,10 @@ def test_units_for_people() -> None:
 
 
 GOLDEN = """\
-method,title,role,rank_low,rank_high,accuracy_1000,accuracy_1000_low,accuracy_1000_high,vs_base,vs_base_low,\
-vs_base_high,vs_base_p_holm,spent,use,note,missing
-good,Good,method,1,1,0.75,0.329124,0.963155,0.25,-0.483518,0.983518,0.125,992,0.992,,
-base,Base,base,,,0.5,0.193039,0.806961,,,,,0,,,
+method,title,role,objective,rank_low,rank_high,accuracy_1000,accuracy_1000_low,accuracy_1000_high,vs_base,\
+vs_base_low,vs_base_high,vs_base_p_holm,spent,use,note,missing
+good,Good,method,SFT,1,1,0.75,0.329124,0.963155,0.25,-0.483518,0.983518,0.125,992,0.992,,
+base,Base,base,SFT,,,0.5,0.193039,0.806961,,,,,0,,,
 """
 
 
@@ -370,7 +370,7 @@ def test_x_rows_say_why_in_every_format(out: Path) -> None:
     assert not pd.isna(board.loc["crashed", f"accuracy_{BUDGETS[2]}"])
     lines = (out / "tables" / "leaderboard.md").read_text().splitlines()
     crashed = next(line for line in lines if "| CRASHED" in line)
-    assert [cell.strip() for cell in crashed.split("|")[7:-1]] == ["X"] * 4
+    assert [cell.strip() for cell in crashed.split("|")[8:-1]] == ["X"] * 4
 
 
 def test_rows_are_sorted_by_score_with_incomplete_rows_last(out: Path) -> None:
