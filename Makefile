@@ -29,10 +29,10 @@ VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_
 DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tune tables verify methods docs test crash mutants vllm test-vllm lint speed clean
+.PHONY: help install reproduce tune tables verify methods guarantees docs test crash mutants vllm test-vllm lint speed clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  STUDY=FILE names another study than $$STUDY."
 
 install: $(INSTALLED) ## make .venv, which the targets below do too
@@ -51,6 +51,9 @@ verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS
 
 methods: $(INSTALLED) ## describe the files of baselines/ anew in baselines/README.md
 	$(BIN)/repro methods > baselines/README.md.new && mv baselines/README.md.new baselines/README.md
+
+guarantees: $(INSTALLED) ## write docs/guarantees.md anew from the tests that promise something
+	$(BIN)/python tests/guarantees.py > docs/guarantees.md.new && mv docs/guarantees.md.new docs/guarantees.md
 
 docs: ## build the pages of docs/ as a site, site/, in an environment of its own
 	$(firstword $(PYTHON)) -m venv .venv-docs && .venv-docs/bin/pip install -q $(DOCS) && .venv-docs/bin/mkdocs build

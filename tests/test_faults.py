@@ -371,6 +371,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.promise("Files and code of others", "Code that comes with a model is refused, without asking.")
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
 def test_code_of_a_model_is_refused_without_asking(
@@ -402,6 +403,9 @@ def test_an_engine_that_has_the_architecture_needs_no_code(folder: Path) -> None
         scorer_for(spec)
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Nothing is unpickled, and no text is evaluated or parsed as code."
+)
 @pytest.mark.parametrize("load", LOADS)
 def test_pickled_weights_are_not_loaded(folder: Path, load: Callable[[Path], object]) -> None:
     import torch

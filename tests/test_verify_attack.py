@@ -361,6 +361,7 @@ class Watched:
 # --- the attack ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("Right answers", "No text of a model is ever executed.")
 @pytest.mark.parametrize(
     "count",
     [
