@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -305,6 +306,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
     [
         lambda lab: np.zeros(3)[7],  # its own code, or a library that it called
         lambda lab: {}["absent"],
+        lambda lab: sys.exit(3),
         lambda lab: lab.sample(lab.problems, [1]),  # called the Lab as it cannot be called
         lambda lab: lab.budget,
         lambda lab: lab.train([], optimizer=ADAM, batch_size=1, steps=1),

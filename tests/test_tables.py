@@ -591,7 +591,7 @@ MARKS = st.text(st.sampled_from("a1 |\\`*_<>&$~^%#{}[]()!+-=.:;@'\"\n\r\t\u2028\
 TITLES = (MARKS | st.text(min_size=1)).filter(one_line)
 EVIL = ("a|b", "**a**", "a\\|b", "[x](http://a.b)", "![x](y)", "<img src=x>", "&lt;", "`a`", "# a", "1. a",
         "$a$", "\\input{/etc/passwd}", "a\n\\input{x}", "=1+1", "@a", "- a", "[x] a", "~~a~~", "a\\", "[*]",
-        "__a__")  # fmt: skip
+        "__a__", "[x](javascript:alert(1))", "\\write18{ls}", "a\x1b[2J\u202eb")  # fmt: skip
 
 
 def evil(test):  # type: ignore[no-untyped-def]
