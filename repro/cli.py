@@ -42,8 +42,8 @@ def shown(text: str) -> str:
     )
 
 
-def _say(text: str) -> None:
-    typer.echo(shown(text))
+def _say(text: str, err: bool = False) -> None:
+    typer.echo(shown(text), err=err)
 
 
 class Shown(logging.Formatter):
@@ -482,7 +482,7 @@ def site(
     their rows. Needs neither torch nor a GPU."""
     from repro.reporting.site import build
 
-    _say(build(results))
+    _say(str(build(results)))
 
 
 @app.command()
