@@ -47,7 +47,7 @@ DRESSED = [
     "{n}\u200b", r"\boxed{{{n}}}",
 ]  # fmt: skip
 
-# Each changes the whole number {n} > 1 into something else: {m} is another such number, {d} a digit from 2.
+# Each changes the whole number {n} > 3, as 2! is 2 and 3!! is 3, into something else: {m} is another such number, {d} a digit from 2.
 CHANGED_NUMBER = [
     "{n}{d}", "{d}{n}", "{n}000", "{n},000", r"{n}{{,}}000", r"{n}\,000", "{n} 000", "{n}.{d}", "{n}.0{d}",
     "{n}.{d}.0", "{n}..{d}", "{n}e{d}", "{n}E+{d}", "{n}e-{d}", r"{n}\times 10^{{{d}}}", r"{n}\cdot 10^{d}",
@@ -236,7 +236,7 @@ def noise(rng: random.Random) -> str:
 def attacks(count: int, seed: int, marker: Path) -> Iterator[Attack]:
     """So many of them, the same for the same seed. Whatever is executed leaves the file ``marker``."""
     rng = random.Random(seed)
-    numbers = [*range(2, 32), *(rng.randint(32, 99_999) for _ in range(70))]
+    numbers = [*range(4, 34), *(rng.randint(34, 99_999) for _ in range(70))]
     for _ in range(count):
         n = rng.choice(numbers)
         m = rng.choice([n + 1, n + 10, n * 10, rng.randint(100_000, 999_999)])
