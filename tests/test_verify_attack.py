@@ -47,7 +47,8 @@ DRESSED = [
     "{n}\u200b", r"\boxed{{{n}}}",
 ]  # fmt: skip
 
-# Each changes the whole number {n} > 3, as 2! is 2 and 3!! is 3, into something else: {m} is another such number, {d} a digit from 2.
+# Each changes the whole number {n} > 3, as 2! is 2 and 3!! is 3, into something else: {m} is another such
+# number, {d} a digit from 2.
 CHANGED_NUMBER = [
     "{n}{d}", "{d}{n}", "{n}000", "{n},000", r"{n}{{,}}000", r"{n}\,000", "{n} 000", "{n}.{d}", "{n}.0{d}",
     "{n}.{d}.0", "{n}..{d}", "{n}e{d}", "{n}E+{d}", "{n}e-{d}", r"{n}\times 10^{{{d}}}", r"{n}\cdot 10^{d}",
