@@ -19,7 +19,8 @@ TOPICS = (
 HEAD = """# Guarantees
 
 What the suite promises, and the tests that prove it; a release in which one of them fails is none.
-`.venv/bin/pytest -m "promise and not hours"` runs them, and `make guarantees` writes this page from the marks on them.
+`.venv/bin/pytest -m "promise and not hours"` runs them, and `make guarantees` writes
+this page from the marks on them.
 """
 
 
