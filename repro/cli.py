@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import unicodedata
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, NoReturn
@@ -31,6 +32,25 @@ from repro.config import Study as StudyConfig
 from repro.config import load_study
 from repro.errors import UserError, out_of_memory
 from repro.gpus import claim
+
+
+def shown(text: str) -> str:
+    """``text`` without what a terminal would obey: escapes, and marks that turn the direction of a line, are
+    written out. Titles, names of files and texts of models may hold them."""
+    return "".join(
+        ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cf") and c not in "\n\t" else c for c in text
+    )
+
+
+def _say(text: str, err: bool = False) -> None:
+    typer.echo(shown(text), err=err)
+
+
+class Shown(logging.Formatter):
+    """Of the log on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 class Stopped(Exception):
@@ -64,7 +84,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"repro {__version__}")
+        _say(f"repro {__version__}")
         raise typer.Exit
 
 
@@ -122,15 +142,15 @@ def methods(study: Annotated[Path | None, typer.Argument(help="A study file.")] 
     if study is None:
         from repro.planning import catalogue
 
-        typer.echo(catalogue.page())
+        _say(catalogue.page())
         return
     config = load_study(study)
     named = rows(config)
     for name, method in load_methods(config).items():
         of = "" if named[name].method == name else f"{named[name].method}: "
-        typer.echo(f"{name}  ({of}{method.title}, {method.role})")
+        _say(f"{name}  ({of}{method.title}, {method.role})")
         for field, value in method.model_dump(mode="json").items():
-            typer.echo(f"    {field}: {value}")
+            _say(f"    {field}: {value}")
 
 
 @app.command("new-method")
@@ -144,7 +164,7 @@ def new_method(
 
     path = contract.new(name, folder or BASELINES)
     row = f"a study has it as a row by `methods: {{{name}: {{method: {path}}}}}`"
-    typer.echo(
+    _say(
         f"{path} is written. Next:\n"
         "  1. make it yours: its docstring, its hyper-parameters, its round\n"
         f"  2. repro check-method {path}\n"
@@ -160,7 +180,7 @@ def check_method(
     from repro.planning import contract
 
     checks = contract.check(method)
-    typer.echo(contract.render(checks))
+    _say(contract.render(checks))
     if any(one.fault for one in checks):
         raise typer.Exit(1)
 
@@ -182,7 +202,7 @@ def plan(
     config = load_study(study)
     made = planning.make(config, _layout(config), study)
     write = planning.to_json if as_json else planning.render
-    typer.echo(write(made, gpu_names(gpu), mfu, sampling_utilisation))
+    _say(write(made, gpu_names(gpu), mfu, sampling_utilisation))
 
 
 @app.command()
@@ -208,7 +228,7 @@ def flops(
         shape, prompt=prompt, completion=completion, sampled=sampled, samples=samples, trained=trained,
         objective=objective, references=references, lora=lora,
     )  # fmt: skip
-    typer.echo((calculator.to_json if as_json else calculator.render)(model, shape, costs))
+    _say((calculator.to_json if as_json else calculator.render)(model, shape, costs))
 
 
 @app.command()
@@ -217,7 +237,7 @@ def doctor(study: StudyFile) -> None:
     from repro.planning.doctor import diagnose, render
 
     findings = diagnose(study, Path.cwd())
-    typer.echo(render(findings))
+    _say(render(findings))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -331,9 +351,9 @@ def tune(study: StudyFile) -> None:
     found = tuning.choose(config, records, _layout(named))
     path = layout.results / "tuning.csv"
     write(path, found)
-    typer.echo("\n".join(tuning.render(found)))
+    _say("\n".join(tuning.render(found)))
     name = path.relative_to(layout.root)
-    typer.echo(f"\nTo use them, put into the study:\n\ntuned: {{file: {name}, digest: {files.sha256(path)}}}")
+    _say(f"\nTo use them, put into the study:\n\ntuned: {{file: {name}, digest: {files.sha256(path)}}}")
 
 
 @app.command()
@@ -348,13 +368,13 @@ def clean(
     layout = _layout(config)
     found = cleaning.stale(config, layout)
     for one in found:
-        typer.echo(f"{one.bytes / 1e6:10.1f} MB  {one.path.relative_to(layout.root)}")
+        _say(f"{one.bytes / 1e6:10.1f} MB  {one.path.relative_to(layout.root)}")
     total = sum(one.bytes for one in found) / 1e6
     if not found:
-        typer.echo(f"nothing in {layout.work.relative_to(layout.root)} is old")
+        _say(f"nothing in {layout.work.relative_to(layout.root)} is old")
     elif yes or typer.confirm(f"remove these {len(found)} ({total:.1f} MB)?"):
         cleaning.remove(found)
-        typer.echo(f"removed {total:.1f} MB")
+        _say(f"removed {total:.1f} MB")
 
 
 @app.command()
@@ -377,8 +397,8 @@ def tables(
         if not found or not closed:
             raise UserError(f"{readme} has no lines `{begin}` and `{end}`; add them for the leaderboard")
         write_text(readme, f"{before}{begin}\n\n{summary}\n{end}{after}")
-    typer.echo(summary)
-    typer.echo(f"report: {records.parent / 'report.html'}")
+    _say(summary)
+    _say(f"report: {records.parent / 'report.html'}")
 
 
 @app.command()
@@ -402,15 +422,15 @@ def verify(
     inner = [bundle.records_of(folder) for folder in folders]
     for folder, held in zip(folders, inner, strict=True):
         found = recount(held)
-        typer.echo(found.table())
+        _say(found.table())
         differences = found.differences or ([] if held == folder else bundle.differences(folder))
         if differences:
-            typer.echo("\n" + "\n".join(differences))
+            _say("\n" + "\n".join(differences))
             raise typer.Exit(1)
-        typer.echo(f"{folder}: verified\n" if fresh else f"{folder}: verified")
+        _say(f"{folder}: verified\n" if fresh else f"{folder}: verified")
     if fresh is not None:
         compared = replicate(*inner)
-        typer.echo("\n".join([compared.table(), *compared.left_out]))
+        _say("\n".join([compared.table(), *compared.left_out]))
         if compared.failed:
             raise typer.Exit(1)
 
@@ -449,9 +469,9 @@ def publish(
         deposit.spdx(licence) if licence else None, deposit.day(date) if date else None,
     )  # fmt: skip
     for doubt in made.doubts:
-        typer.echo(f"warning: {doubt}", err=True)
-    typer.echo(f"{made.folder}: {made.files} files, {made.size / 1e6:.1f} MB; check it by")
-    typer.echo(f"repro verify {quote(str(made.folder))}")
+        _say(f"warning: {doubt}", err=True)
+    _say(f"{made.folder}: {made.files} files, {made.size / 1e6:.1f} MB; check it by")
+    _say(f"repro verify {quote(str(made.folder))}")
 
 
 @app.command()
@@ -462,7 +482,7 @@ def site(
     their rows. Needs neither torch nor a GPU."""
     from repro.reporting.site import build
 
-    typer.echo(build(results))
+    _say(str(build(results)))
 
 
 @app.command()
@@ -476,14 +496,14 @@ def merge(
 
     found = write(out, records)
     seeds = ", ".join(map(str, found.study.seeds))
-    typer.echo(
+    _say(
         f"{out} {'is written' if found.new else 'was there already, the same'}: "
         f"{len(found.study.rows)} rows, seeds {seeds}; {found.runs} runs, {found.shared} of them in several "
         "records"
     )
     for method, seed in found.lacking:
-        typer.echo(f"no records have {method} with seed {seed}: the row is incomplete")
-    typer.echo(f"next: repro tables {out}")
+        _say(f"no records have {method} with seed {seed}: the row is incomplete")
+    _say(f"next: repro tables {out}")
 
 
 @app.command()
@@ -511,7 +531,7 @@ def compare(
     found = comparing.compare(a, b, row, against)
     if page is not None:
         write_text(page, found.html())
-    typer.echo(found.to_json() if as_json else found.text())
+    _say(found.to_json() if as_json else found.text())
 
 
 @app.command()
@@ -536,20 +556,22 @@ def status(
     looker = Watch(config, _layout(config))
     if serve is not None:
         with server(looker, serve) as page:
-            typer.echo(f"http://{LOOPBACK}:{serve}/ until it is interrupted")
+            _say(f"http://{LOOPBACK}:{serve}/ until it is interrupted")
             page.serve_forever()
     while True:
         found = looker.look()
         if watch is not None and not as_json and sys.stdout.isatty():
             typer.echo("\033[H\033[2J", nl=False)  # a clear screen
-        typer.echo(found.to_json() if as_json else found.table().text())
+        _say(found.to_json() if as_json else found.table().text())
         if watch is None or found.over:
             return
         sleep(watch)
 
 
 def main() -> None:
-    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(Shown("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[terminal])
     logging.getLogger("repro").setLevel(logging.INFO)
     try:
         app()
@@ -574,7 +596,7 @@ def main() -> None:
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-    print("repro:", *(line.strip() for line in sentence.splitlines()), file=sys.stderr)
+    print("repro:", *(shown(line.strip()) for line in sentence.splitlines()), file=sys.stderr)
     sys.exit(status)
 
 

@@ -66,6 +66,17 @@ def loading(folder: Path, what: str = "model", besides: Collection[str] = ()) ->
         ) from error
 
 
+def pretrained(kind: Any, folder: Path, mend: str = "put a whole model there", **settings: Any) -> Any:
+    """The model in ``folder`` by a class of transformers. Raises UserError, with its ``mend``, where a weight
+    is missing, which transformers would draw at random with no more than a warning."""
+    model, report = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"The model in {folder} has no weights {missing[0]}; {mend}")
+    return model
+
+
 def config_of(sizes: Mapping[str, Any], **tokens: int | None) -> Any:
     """transformers' config of a model that the suite makes from ``base_model.config``; ``tokens`` are the
     size of its vocabulary and ids of its special tokens.

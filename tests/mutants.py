@@ -613,7 +613,8 @@ VERIFIER = [
     *seen_by("repro/verify/answers.py", "tests/test_verify_answers.py", {
         'text = text.rpartition(_THOUGHTS_END)[2]': "text = text.strip()",
         "answer = lines[-1] if lines": "answer = lines[0] if lines",
-        "and start > start_of_last and": "and",
+        '_BOX_WITHIN.sub("", text[start:end])': "text[start:end]",
+        "start, end = opened, match.start()": "start, end = max(start, opened), match.start()",
         "return content if _ALL_SAID.match(sentence) else content + sentence": "return content",
         'and magnitude != "0" else': "else",
         'decimals = (match["decimals"] or "").rstrip("0")': 'decimals = match["decimals"] or ""',
@@ -625,7 +626,8 @@ VERIFIER = [
     *seen_by("repro/verify/answers.py", "tests/test_verify_shapes.py", {
         "and is_unit(unit, bool(match)) else": "else",
         "and _is_undone(sides[-1])": "and False",
-        "for mark in (_BASE, _PRIME)": "for mark in (_PRIME,)",
+        "for mark in (_BASE, _PRIME, _NOT)": "for mark in (_PRIME, _NOT)",
+        "in (_BASE, _PRIME, _NOT)": "in (_BASE, _PRIME)",
     }),
     *seen_by("repro/verify/answers.py", "tests/test_verify_limits.py", {
         'return Fraction(text.replace(",", ""))': 'return Fraction(float(text.replace(",", "")))',

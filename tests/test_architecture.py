@@ -108,6 +108,10 @@ def test_there_are_no_circles() -> None:
     list(TopologicalSorter(rooms()).static_order())  # raises CycleError
 
 
+@pytest.mark.promise(
+    "A fair comparison",
+    "No library code knows a method by its name, and methods see the library by one interface.",
+)
 def test_a_method_imports_only_its_interface() -> None:
     allowed = {"repro.method", "numpy", "sklearn"} | {f"baselines.{path.stem}" for path in BASELINES}
     for path in BASELINES:
@@ -122,6 +126,9 @@ def dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Nothing is unpickled, and no text is evaluated or parsed as code."
+)
 @pytest.mark.parametrize("path", [*LIBRARY, *BASELINES, *BENCHMARKS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_executes_text_or_unpickles(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):

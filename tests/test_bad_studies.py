@@ -48,6 +48,9 @@ def refusal(path: Path, content: str | bytes, check: Callable[[Path], object] = 
     return sentence
 
 
+@pytest.mark.promise(
+    "Files and code of others", "A file that is no study is refused in one sentence, whatever is in it."
+)
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
@@ -187,6 +190,9 @@ def bomb(first: str, row: str) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.promise(
+    "Files and code of others", "A file that is no study is refused in one sentence, whatever is in it."
+)
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

@@ -142,6 +142,10 @@ def test_titles_are_distinct() -> None:
 LOSSES = {"grpo"}  # names of TRL's, too
 
 
+@pytest.mark.promise(
+    "A fair comparison",
+    "No library code knows a method by its name, and methods see the library by one interface.",
+)
 def test_the_library_names_no_baseline() -> None:
     for path in sorted((ROOT / "repro").rglob("*.py")):
         tree = ast.parse(path.read_text())

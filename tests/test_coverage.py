@@ -87,6 +87,7 @@ def test_two_equal_rows_are_seldom_told_apart() -> None:
     assert wrong <= 0.075 and inside >= 0.92 and family <= 0.12
 
 
+@pytest.mark.promise("A fair comparison", "Intervals cover the truth and tests err as often as they say.")
 @pytest.mark.slow
 @pytest.mark.parametrize("sds", SDS)
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_tiers_and_budgets_of_unlike_spread(how: dict[str, Any]) -> None:
         assert (coverage >= 0.9).all() and 0.93 <= coverage.mean() <= 0.97
 
 
+@pytest.mark.promise("A fair comparison", "Intervals cover the truth and tests err as often as they say.")
 @pytest.mark.slow
 @pytest.mark.parametrize("sds", SDS)
 def test_tests_keep_their_level(sds: str) -> None:

@@ -37,6 +37,7 @@ def test_one_file_is_one_method_and_helpers_are_welcome(tmp_path: Path) -> None:
         (HEAD + method("A") + method("B"), "it defines 2"),
         ("import nowhere", "cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         ("def (", "cannot be imported: SyntaxError"),
+        ("raise SystemExit('a\\nb')", "cannot be imported: SystemExit: a b"),
         (HEAD + method("A", "pass"), "A needs a class variable `title`"),
     ],
 )

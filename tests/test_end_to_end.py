@@ -202,6 +202,9 @@ def planned(output: str) -> dict[str, set[str]]:
     return jobs
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "A killed run goes on where it was and ends as if nothing had been, bit for bit."
+)
 @pytest.mark.parametrize("method", ["star", "iterative_dpo"])
 def test_a_killed_run_goes_on_where_it_was(reference: Project, tmp_path: Path, method: str) -> None:
     project = reference.copy(tmp_path / "project")
@@ -232,6 +235,9 @@ def test_a_killed_run_goes_on_where_it_was(reference: Project, tmp_path: Path, m
     assert not list(manifest.parent.rglob(".*.tmp"))
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "A killed run goes on where it was and ends as if nothing had been, bit for bit."
+)
 def test_a_killed_study_goes_on_where_it_was(reference: Project, tmp_path: Path) -> None:
     project = reference.copy(tmp_path / "project")
     for name in ("work/micro/runs", "work/micro/evaluations", "results"):
@@ -264,6 +270,10 @@ def test_a_killed_study_goes_on_where_it_was(reference: Project, tmp_path: Path)
         assert numbers(project.root / "work/micro/runs" / manifest.name) == numbers(manifest)
 
 
+@pytest.mark.promise(
+    "The same numbers",
+    "Only what changed runs again: words in a method's file or titles retrain nothing, another setting does.",
+)
 def test_only_what_changed_runs_again(reference: Project, tmp_path: Path) -> None:
     project = reference.copy(tmp_path / "project")
     assert "Nothing to be done" in project.snakemake()
@@ -304,6 +314,7 @@ def test_only_what_changed_runs_again(reference: Project, tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.promise("Records and report", "Tables come from the records alone, without torch.")
 def test_tables_come_from_the_records_alone(reference: Project, tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project")  # a fresh clone: records, but no work/
     shutil.copytree(reference.root / "results/micro/records", project.root / "results/micro/records")

@@ -355,6 +355,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.promise(
+    "The same numbers",
+    "A completion depends on its prompt and seed, and neither on its neighbours nor on their order.",
+)
 def test_a_sample_depends_on_neither_order_nor_batch(tmp_path: Path, model: Path) -> None:
     rows = [row(n, prompt=" ".join(WORDS[4 : 5 + n])) for n in range(9)]
 
@@ -1008,6 +1012,7 @@ def test_profiles(profile: str) -> None:
 # --------------------------------------------------------------------------------------- lm-eval alone
 
 
+@pytest.mark.promise("Files and code of others", "Once data and models are there, no network is touched.")
 def test_it_is_quiet_and_offline(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 
@@ -54,6 +56,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device; check the path"),
         (PermissionError(errno.EACCES, "Permission denied", "work"), 2, "work: Permission denied; check"),
         (OSError("no reason"), 2, "no reason; check the path"),
+        (UserError("a\x1b[2J\u202e\x9b: wrong"), 2, r"a\x1b[2J\u202e\x9b: wrong"),  # a terminal would obey
         (MemoryError(), 2, "the memory is full; ask for less at once (sampling.batch_size"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), 2, "the memory is full; ask for less"),
         (RecursionError("maximum recursion depth exceeded"), 2, "something in the input is nested too"),
@@ -79,6 +82,19 @@ def test_a_bug_shows_its_traceback_and_what_to_do(
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("Traceback") and said[-2] == "KeyError: 'lost'"
     assert said[-1] == "repro: this is a bug; report it with the lines above and the study"
+
+
+def test_no_title_moves_the_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    smoke = Path(__file__).resolve().parent.parent / "benchmarks/studies/smoke.yaml"
+    rows = {"star_too": {"method": "star", "title": "A\x1b[2J\u202eB\x9b1m"}}
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump({**yaml.safe_load(smoke.read_text()), "methods": rows}))
+    cli.app(["methods", str(study)], standalone_mode=False)
+    cli._say("a\tb\nc\N{EN SPACE}é")
+    said = capsys.readouterr().out
+    assert r"A\x1b[2J\u202eB\x9b1m" in said and said.endswith("a\tb\nc\N{EN SPACE}é\n")
+    record = logging.makeLogRecord({"msg": "%s", "args": ("\x1b[2J",)})
+    assert cli.Shown("%(message)s").format(record) == r"\x1b[2J"
 
 
 def test_a_reader_that_goes_away_leaves_one_line() -> None:
@@ -371,6 +387,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.promise("Files and code of others", "Code that comes with a model is refused, without asking.")
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
 def test_code_of_a_model_is_refused_without_asking(
@@ -402,6 +419,9 @@ def test_an_engine_that_has_the_architecture_needs_no_code(folder: Path) -> None
         scorer_for(spec)
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Nothing is unpickled, and no text is evaluated or parsed as code."
+)
 @pytest.mark.parametrize("load", LOADS)
 def test_pickled_weights_are_not_loaded(folder: Path, load: Callable[[Path], object]) -> None:
     import torch
@@ -420,6 +440,38 @@ def test_a_damaged_model_is_named(folder: Path, load: Callable[[Path], object], 
     (folder / name).write_bytes(b"torn")
     with pytest.raises(UserError, match=str(folder)):
         load(folder)
+
+
+def tensors(header: Any, size: int | None = None) -> bytes:
+    raw = json.dumps(header).encode()
+    return (len(raw) if size is None else size).to_bytes(8, "little") + raw
+
+
+HUGE = {"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+NEGATIVE = {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}
+
+
+@pytest.mark.promise(
+    "Files and code of others", "A model that lacks a weight is refused; none is drawn at random."
+)
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (tensors({}), "has no weights "),
+        (tensors({}, 2**63), "Cannot load the"),
+        (tensors(HUGE), "Cannot load the"),
+        (tensors(NEGATIVE), "Cannot load the"),
+    ],
+    ids=["none", "a header without end", "a size that is none", "a negative size"],
+)
+def test_weights_that_are_not_what_they_say(
+    folder: Path, load: Callable[[Path], object], content: bytes, complaint: str
+) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{complaint}|model in {folder} {complaint}") as caught:
+        load(folder)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", ["[]", "5"])

@@ -88,6 +88,7 @@ def test_what_is_there_is_not_fetched_again(
     sources.fetch(study(tmp_path / "data"))
 
 
+@pytest.mark.promise("Files and code of others", "Data are what their digest says, or refused.")
 def test_other_content_on_the_hub_is_refused_and_nothing_written(hub: Path, tmp_path: Path) -> None:
     (path,) = hub.rglob("train*.parquet")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(TRAIN[::-1]), path)
@@ -192,6 +193,9 @@ def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
 PRM = {"name": "some/prm", "revision": REVISION[::-1]}
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Nothing is unpickled, and no text is evaluated or parsed as code."
+)
 def test_models_are_fetched_at_their_revision_without_pickles(tmp_path: Path, snapshots: Snapshots) -> None:
     with pytest.raises(UserError, match=r"the model some/prm at 9876\w+ has no safetensors weights"):
         fetch.models(study(tmp_path, process_rewards={"kind": "causal", **PRM}))
@@ -265,6 +269,7 @@ def test_the_command_fetches_data_and_models(
     assert asked == ["tiny"] and (tmp_path / "data" / "gsm8k" / "test.jsonl").is_file()
 
 
+@pytest.mark.promise("Files and code of others", "Once data and models are there, no network is touched.")
 def test_after_fetching_no_network_is_touched(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

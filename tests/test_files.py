@@ -21,6 +21,7 @@ def full_disk(*args: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.promise("Runs that are killed", "Files and folders are written whole or not at all.")
 def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "a.json"
     files.write_json(path, {"old": 1})
@@ -58,6 +59,9 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
         files.read_json(tmp_path / "b.json")
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "Any damaged bit of a journal, of a sealed folder or of the records is noticed."
+)
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_flipped_byte_breaks_the_seal(
@@ -100,6 +104,7 @@ def test_a_lost_file_breaks_the_seal(tmp_path: Path) -> None:
     assert not files.sealed(tmp_path)
 
 
+@pytest.mark.promise("Runs that are killed", "Files and folders are written whole or not at all.")
 def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "model"
     (tmp_path / ".model.1.tmp").mkdir()  # of a process that was killed
@@ -114,6 +119,7 @@ def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.promise("Runs that are killed", "Two processes never write the same run.")
 def test_a_second_writer_is_refused_by_name_until_the_first_dies(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from repro.files import lease\n"

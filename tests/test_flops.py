@@ -283,6 +283,10 @@ def test_qwen_by_hand():
     assert papers_flops(shape, tally, FORWARD_PASSES) == 1_383_291_750_400
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs",
+    "FLOPs are exact: of more than sixty architectures they are those that torch itself counts.",
+)
 @pytest.mark.slow
 @every_real_model
 def test_real_models(sizes, parameters):

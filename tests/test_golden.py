@@ -129,6 +129,9 @@ def variants(name: str) -> dict[str, FakeLab]:
     return found
 
 
+@pytest.mark.promise(
+    "A fair comparison", "What a method asks of the Lab is on record, call by call, and a change is seen."
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_are_those_on_record(name: str, pytestconfig: pytest.Config) -> None:
     for variant, lab in variants(name).items():

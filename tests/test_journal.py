@@ -74,6 +74,9 @@ def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
         Journal(tmp_path).next("sample", ["a"], work(1))
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "Any damaged bit of a journal, of a sealed folder or of the records is noticed."
+)
 def test_any_flipped_bit_of_an_entry_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "000001.json"
     Journal(tmp_path).next("sample", ["a"], work([[12, [["w1 w2", 45, "stop", "correct"]]]]))

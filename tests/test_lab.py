@@ -160,6 +160,9 @@ def cut_facts(lab: Lab) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs", "No run spends more than its budget: it is cut before the first part that would."
+)
 @settings(max_examples=60, deadline=None)
 @given(SCRIPTS, st.integers(1, 5), st.data())
 def test_every_budget_is_cut_at_the_last_part_that_it_holds(
@@ -196,6 +199,9 @@ def test_every_budget_is_cut_at_the_last_part_that_it_holds(
         ] == lab.ledger
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "A killed run goes on where it was and ends as if nothing had been, bit for bit."
+)
 @settings(max_examples=40, deadline=None)
 @given(SCRIPTS, st.integers(1, 4), st.integers(0, 3), st.data())
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
@@ -240,6 +246,7 @@ def trained(base: Path, folder: Path, *budgets: int) -> Lab:
     return lab
 
 
+@pytest.mark.promise("Budgets and FLOPs", "A training to the end fills its budget to within one step.")
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 300_000), st.integers(1, 300_000))
 def test_training_to_the_end_fills_the_budget_to_within_one_step(base: Path, one: int, two: int) -> None:
@@ -255,6 +262,7 @@ def test_training_to_the_end_fills_the_budget_to_within_one_step(base: Path, one
         assert cut_facts(alone) == cut_facts(both)[:1]  # a greater budget above changes nothing below
 
 
+@pytest.mark.promise("Budgets and FLOPs", "Once the budget is spent, nothing more can be done with it.")
 def test_once_spent_every_metered_call_is_refused(base: Path, tmp_path: Path) -> None:
     lab = trained(base, tmp_path, 50_000)
     with pytest.raises(BudgetSpent):
@@ -289,6 +297,9 @@ def test_requests_are_cut_in_the_order_of_the_call(base: Path, tmp_path: Path) -
     assert entry.tally.prompt_tokens == 2 * (7 + 3)  # problems 4 and 0, though 0 and 2 are shorter
 
 
+@pytest.mark.promise(
+    "A fair comparison", "No two samplings draw by the same seed, within a run or between runs."
+)
 def test_seeds_are_distinct_within_a_run_and_between_runs(base: Path, tmp_path: Path) -> None:
     world = World()
     lab = make(base, tmp_path / "a", world)
@@ -309,6 +320,7 @@ def test_completions_come_in_order_with_exact_counts(base: Path, tmp_path: Path)
             assert completion.tokens == len(completion.text.split()) + 1 and not completion.hinted
 
 
+@pytest.mark.promise("A fair comparison", "A hint is seen by the sampler and never trained on.")
 def test_a_hint_is_seen_by_the_sampler_and_never_by_the_trainer(base: Path, tmp_path: Path) -> None:
     world = World()
     lab = make(base, tmp_path, world)
@@ -322,6 +334,9 @@ def test_a_hint_is_seen_by_the_sampler_and_never_by_the_trainer(base: Path, tmp_
     assert len(world.rows) == len(data) and {row.prompt for row in world.rows} == plain
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs", "Searches, reward models and references of an objective are charged too."
+)
 def test_search_has_an_account_of_its_own(base: Path, tmp_path: Path) -> None:
     lab = make(base, tmp_path, World())
     lab.sample(PROBLEMS, search=True)
@@ -337,6 +352,9 @@ def spent_on(lab: Lab, account: Account) -> int:
 # --- what a method may not see, and what it may ------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "A fair comparison", "Gold answers and the corpus never reach a method that does not declare them."
+)
 def test_gold_and_corpus_are_for_those_that_declare_them(base: Path, tmp_path: Path) -> None:
     def rows(n: int, seed: int) -> list[tuple[str, str]]:
         return [(f"w{seed % 30} w{i}", "w1") for i in range(n)]
@@ -371,6 +389,9 @@ def test_process_rewards_are_there_or_refused(base: Path, tmp_path: Path) -> Non
     assert (noted.account, noted.shape, noted.tally, noted.passes) == (Account.RULES, SHAPE, read, 1)
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs", "Searches, reward models and references of an objective are charged too."
+)
 def test_scoring_is_charged_with_the_reward_models_shape(base: Path, tmp_path: Path) -> None:
     world = World()
     lab = make(base, tmp_path, world)
@@ -479,6 +500,7 @@ def test_step_cost_is_the_mean_of_a_pass(base: Path, tmp_path: Path) -> None:
 # --- state on disk ----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("Runs that are killed", "What a killed run had computed in vain is noted, once.")
 def test_what_a_killed_training_had_done_is_noted_beside_the_ledger(base: Path, tmp_path: Path) -> None:
     data = [Example(problem, "w1") for problem in PROBLEMS]
     with pytest.raises(Crash):
@@ -515,6 +537,7 @@ def test_only_what_a_killed_training_had_not_saved_is_lost(base: Path, tmp_path:
     assert not list((tmp_path / "killed" / "unfinished").iterdir())
 
 
+@pytest.mark.promise("Runs that are killed", "What a killed run had computed in vain is noted, once.")
 @pytest.mark.parametrize("crash", [1, 2, 3, 4, 5])  # sampler, verifier, sampler, verifier, scorer
 def test_every_lost_chunk_is_noted_once(base: Path, tmp_path: Path, crash: int) -> None:
     def work(lab: Lab) -> None:
@@ -606,6 +629,7 @@ def test_a_run_cut_in_training_keeps_the_schedule_of_the_whole_call(base: Path, 
     assert 0 < lab.steps < 1_000
 
 
+@pytest.mark.promise("A fair comparison", "Only a method that plans sees its budget.")
 def test_only_a_method_that_plans_sees_its_budget(base: Path, tmp_path: Path) -> None:
     data = [Example(problem, "w1 w2") for problem in PROBLEMS]
     cosine = Optimizer(learning_rate=1e-3, schedule="cosine")
@@ -655,6 +679,9 @@ def test_a_pairs_reference_is_charged_once_however_often_it_is_visited(base: Pat
     assert dict(lab.visits) == {"p0": 5, "p1": 5}
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs", "Searches, reward models and references of an objective are charged too."
+)
 @pytest.mark.parametrize(
     ("objective", "references"),
     [

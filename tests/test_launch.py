@@ -64,6 +64,7 @@ def distances(a: Path, b: Path) -> tuple[float, float]:
     return apart.max().item(), apart.mean().item()
 
 
+@pytest.mark.promise("The same numbers", "Training in several processes takes the same steps as in one.")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "settings"),

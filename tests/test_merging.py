@@ -108,6 +108,10 @@ def test_every_file_of_the_records_is_merged_in_its_own_way() -> None:
     assert set(HOW) == set(FILES)
 
 
+@pytest.mark.promise(
+    "Records and report",
+    "Records that several machines made of one study merge into those of one machine, byte for byte.",
+)
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_halves_by_seeds_are_the_whole_byte_for_byte(
     whole: Path, tmp_path: Path, order: tuple[int, int]
@@ -173,6 +177,10 @@ def test_names_and_commands_of_the_parts(whole: Path, tmp_path: Path) -> None:
     assert facts.versions == {"torch": "2.13", "method good": "other.py, code 1"}
 
 
+@pytest.mark.promise(
+    "Records and report",
+    "Records that several machines made of one study merge into those of one machine, byte for byte.",
+)
 @pytest.mark.slow
 def test_the_committed_study_comes_out_of_its_parts(tmp_path: Path) -> None:
     records = ROOT / "results" / "pocket" / "records"
@@ -218,6 +226,7 @@ def other_shape(contents: Contents, facts: Facts) -> None:
         line["shape"] = "other"
 
 
+@pytest.mark.promise("Records and report", "Parts that do not belong together are not merged.")
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -93,6 +93,7 @@ def command(folder: Path, *arguments: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.promise("The same numbers", "With portable numerics the smoke study gives the committed bits.")
 @pytest.mark.slow
 @pytest.mark.skipif(not able(), reason="portable numerics need an x86-64 processor with AVX2")
 def test_the_smoke_study_is_the_same_bits_here(tmp_path: Path, pytestconfig: pytest.Config) -> None:

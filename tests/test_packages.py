@@ -87,6 +87,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+@pytest.mark.promise(
+    "Files and code of others", "An installed package of methods is imported only where a study names it."
+)
 def test_a_package_becomes_rows_and_its_faults_leave_the_others(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

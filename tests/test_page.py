@@ -139,6 +139,9 @@ def test_charts_show_what_the_tables_say(study: Study) -> None:
     assert "Energy, by account (kJ)" not in spend  # nobody measured it
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Titles stay texts: in the page, in Markdown, in LaTeX, and in a spreadsheet."
+)
 def test_hostile_titles_stay_texts(tmp_path: Path) -> None:
     rows = (
         Made("base", Role.BASE), *(Made(f"m{i}", title=text, note=text) for i, text in enumerate(HOSTILE))

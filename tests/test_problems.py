@@ -526,6 +526,9 @@ def test_shots_need_solutions(tmp_path: Path) -> None:
         problems.draw(study(spec, folder, prompt={"shots": 1}))
 
 
+@pytest.mark.promise(
+    "A fair comparison", "Training problems that a benchmark asks too are left out, and reported."
+)
 def test_training_problems_that_a_benchmark_asks_are_left_out_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -570,6 +573,7 @@ def test_a_ladder_study_has_its_sizes(tmp_path: Path) -> None:
     assert [problem for problem, _ in drawn.train] == read["train"].problems
 
 
+@pytest.mark.promise("Right answers", "A gold that cannot be read is refused before anything is spent.")
 def test_a_gold_that_cannot_be_read_is_refused_by_id_until_it_is_excluded(tmp_path: Path) -> None:
     unreadable = {"question": "a?", "answer": "#### \\frac{"}
     folder = data(tmp_path, [unreadable, numbered(1)], [ROW])

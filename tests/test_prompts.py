@@ -112,6 +112,26 @@ def test_a_chat_template_that_refuses_is_an_error_with_a_mend() -> None:
         prompter.plain("3+3?")
 
 
+@pytest.mark.promise("Files and code of others", "The chat template of a model runs in a sandbox.")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ '{0.__class__.__mro__}'.format(messages) }}",
+        "{{ messages.append(1) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ messages[0]",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_hostile_chat_template_is_one_sentence(template: str) -> None:
+    with pytest.raises(UserError, match=r"^the chat template of .* refuses the prompt \(.*\); where it"):
+        Prompter(Prompt(chat=True), (), tokenizer(template)).plain("3+3?")
+
+
 def test_the_digest_changes_with_everything_but_the_question() -> None:
     prompts = [
         Prompter(Prompt()),

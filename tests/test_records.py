@@ -49,6 +49,9 @@ def copied(small: Path, tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------- damage
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "Any damaged bit of a journal, of a sealed folder or of the records is noticed."
+)
 @pytest.mark.parametrize("name", ALL)
 def test_a_flipped_byte_is_reported_wherever_it_is(copied: Path, name: str) -> None:
     """Every digit of study.json and some hundreds of bytes of each file, one after the other."""
@@ -347,6 +350,10 @@ def test_what_a_run_looked_at_up_to_a_budget_is_the_last_line_of_each_round(smal
     assert study.monitored("base", 0, three) == {}
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs",
+    "Every FLOP of the records can be counted anew from their token counts, and what differs is listed.",
+)
 def test_valid_records_are_verified(small: Path) -> None:
     found = recount(small)
     assert found.differences == []
@@ -359,6 +366,10 @@ def test_valid_records_are_verified(small: Path) -> None:
     assert f"{ledger.flops.sum():,}" in shown.output and "32 runs" in shown.output
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs",
+    "Every FLOP of the records can be counted anew from their token counts, and what differs is listed.",
+)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -396,6 +407,10 @@ def test_every_difference_is_listed(copied: Path, change: Callable[[Path], None]
     assert pd.Series([found]).str.contains(says).all(), found
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs",
+    "Every FLOP of the records can be counted anew from their token counts, and what differs is listed.",
+)
 def test_a_spend_above_its_budget_is_listed(copied: Path) -> None:
     """Ledger and runs agree with each other here; only the budget is not kept."""
     ledger = pd.read_csv(copied / "ledger.csv", dtype=str, keep_default_na=False)
@@ -424,6 +439,7 @@ def test_verify_lists_the_changed_file_and_the_line(copied: Path) -> None:
     assert shown.exit_code == 1 and "runs.csv lacks the column" in shown.output
 
 
+@pytest.mark.promise("Records and report", "Tables come from the records alone, without torch.")
 def test_reading_rebuilding_and_recounting_need_no_torch() -> None:
     code = (
         "import sys, repro.cli, repro.reporting.page, repro.reporting.recount, repro.collect;"

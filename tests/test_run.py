@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -174,6 +175,9 @@ def test_a_method_that_plans_gets_a_run_for_each_budget(bench: Bench) -> None:
 # --- what a run is ------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "The same numbers", "A finished run goes on when its top budget rises; it does not begin anew."
+)
 def test_a_finished_run_goes_on_when_the_top_budget_rises(bench: Bench) -> None:
     before = bench.train()
     sampled, trained = len(bench.world.requests), len(bench.world.rows)
@@ -223,6 +227,10 @@ def test_a_budget_in_between_samples_nothing_again(bench: Bench) -> None:
     assert bench.train(made_study(budgets=[60_000, 220_000, 320_000]))["budgets"] == after["budgets"]
 
 
+@pytest.mark.promise(
+    "The same numbers",
+    "Only what changed runs again: words in a method's file or titles retrain nothing, another setting does.",
+)
 def test_what_changes_numbers_is_another_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(study: Study | None = None, method: Method | None = None, seed: int = 0, base: str = "b") -> str:
         return identity.run_key(study or made_study(), method or Toy(), "star", seed, PROBLEM_SET, base)
@@ -265,6 +273,10 @@ def test_a_reward_models_contents_are_part_of_a_run(tmp_path: Path) -> None:
         identity.rewards(made_study(process_rewards={"kind": "causal", "path": str(tmp_path / "none")}))
 
 
+@pytest.mark.promise(
+    "The same numbers",
+    "Only what changed runs again: words in a method's file or titles retrain nothing, another setting does.",
+)
 def test_words_in_a_method_do_not_change_it(tmp_path: Path) -> None:
     path = tmp_path / "method.py"
     text = '"""One."""\n\nclass A:\n    """Two."""\n    x = 1  # three\n    def f(self):\n        "four"\n'
@@ -294,6 +306,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
     [
         lambda lab: np.zeros(3)[7],  # its own code, or a library that it called
         lambda lab: {}["absent"],
+        lambda lab: sys.exit(3),
         lambda lab: lab.sample(lab.problems, [1]),  # called the Lab as it cannot be called
         lambda lab: lab.budget,
         lambda lab: lab.train([], optimizer=ADAM, batch_size=1, steps=1),
@@ -325,6 +338,9 @@ def test_what_a_study_lacks_is_a_row(bench: Bench) -> None:
     assert "spent nothing" in bench.train()["reason"]
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "A fault of the machine is never recorded as a result of a method."
+)
 @pytest.mark.parametrize(
     "fault",
     [

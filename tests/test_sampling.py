@@ -104,6 +104,10 @@ def test_greedy_equals_generate(kind: str, tmp_path: Path, monkeypatch: pytest.M
             assert sample.finish == ("stop" if new[-1] == 2 else "length")
 
 
+@pytest.mark.promise(
+    "The same numbers",
+    "A completion depends on its prompt and seed, and neither on its neighbours nor on their order.",
+)
 def test_a_completion_does_not_depend_on_its_neighbours(sampler: TransformersSampler) -> None:
     params = SamplingParams(max_tokens=20)
     requests = [Request(p, tuple(range(100 * i, 100 * i + 5))) for i, p in enumerate(PROMPTS)]

@@ -57,6 +57,10 @@ def test_many_architectures_are_exact() -> None:
     assert len(set(EXACT)) == len(EXACT) >= 60
 
 
+@pytest.mark.promise(
+    "Budgets and FLOPs",
+    "FLOPs are exact: of more than sixty architectures they are those that torch itself counts.",
+)
 @pytest.mark.parametrize("family", EXACT)
 def test_torch_counts_the_same_with_the_models_own_attention(family: str) -> None:
     """Reading admits a model by attention of our own; here transformers' has the same products, too."""

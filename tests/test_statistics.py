@@ -354,6 +354,7 @@ def test_variance_between_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
     assert five.seed_sd("a", 1000) == pytest.approx(1 / 4)
 
 
+@pytest.mark.promise("A fair comparison", "Differences are paired by problem.")
 def test_a_difference_is_paired_by_problem(tmp_path: Path) -> None:
     """Problems are of every difficulty, but b solves one sample more than a everywhere, in the one seed:
     their difference is .25 whatever is drawn, but for half a problem either way. Of the 2^8 sign patterns of
@@ -456,6 +457,9 @@ def test_a_real_difference_is_found_and_twins_are_not(analysis: Analysis) -> Non
     assert set(analysis.ranks) == {"good", "twin", "weak"}  # no controls, no incomplete rows
 
 
+@pytest.mark.promise(
+    "A fair comparison", "A run that failed is an X with its reason, never a mean over what is left."
+)
 def test_an_incomplete_row_is_x_with_its_reason_and_never_a_partial_mean(analysis: Analysis) -> None:
     assert analysis.accuracy("crashed", BUDGETS[3]) == X("seed 1 failed: loss is not finite at step 31")
     assert isinstance(analysis.accuracy("crashed", BUDGETS[2]), Estimate)  # all seeds got that far
@@ -511,6 +515,10 @@ def test_benchmarks_are_apart(tmp_path: Path) -> None:
     assert gsm8k.benchmark.title == "GSM8K"
 
 
+@pytest.mark.promise(
+    "Records and report",
+    "The same records give the same tables, figures and report, byte for byte, in whatever order they came.",
+)
 def test_order_of_calls_and_of_records_does_not_matter(
     records: Path, analysis: Analysis, tmp_path: Path
 ) -> None:

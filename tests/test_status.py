@@ -273,6 +273,7 @@ def ask(port: int, path: str = "/", host: str = "", method: str = "GET") -> tupl
     return response.status, text
 
 
+@pytest.mark.promise("Files and code of others", "The page of `repro status` answers this machine alone.")
 def test_the_page_is_for_this_machine_alone(port: int) -> None:
     code, text = ask(port)
     assert code == 200 and "trained" in text and 'http-equiv="refresh"' in text

@@ -299,6 +299,10 @@ def test_every_file_is_written(out: Path) -> None:
     }
 
 
+@pytest.mark.promise(
+    "Records and report",
+    "The same records give the same tables, figures and report, byte for byte, in whatever order they came.",
+)
 def test_two_builds_are_the_same_bytes(records: Path, out: Path, tmp_path: Path) -> None:
     """The second from the same samples in another order."""
     copied = shutil.copytree(records, tmp_path / "records")
@@ -360,6 +364,9 @@ def test_of_a_long_run_not_every_round_is_drawn() -> None:
     assert [list(axis) for axis in thinned([(1, 2), (3, 4)])] == [[1, 3], [2, 4]]
 
 
+@pytest.mark.promise(
+    "A fair comparison", "A run that failed is an X with its reason, never a mean over what is left."
+)
 def test_x_rows_say_why_in_every_format(out: Path) -> None:
     reason = "seed 1 failed: loss is not finite at step 31 (at 8.00 GFLOP)"
     for path in ("tables/leaderboard.md", "tables/leaderboard.tex", "tables/leaderboard.csv", "report.html"):
@@ -528,6 +535,7 @@ class _Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.promise("Records and report", "The report is one file that asks no network for anything.")
 def test_report_is_well_formed_and_self_contained(out: Path) -> None:
     page = (out / "report.html").read_text()
     checker = _Checker()
@@ -583,7 +591,7 @@ MARKS = st.text(st.sampled_from("a1 |\\`*_<>&$~^%#{}[]()!+-=.:;@'\"\n\r\t\u2028\
 TITLES = (MARKS | st.text(min_size=1)).filter(one_line)
 EVIL = ("a|b", "**a**", "a\\|b", "[x](http://a.b)", "![x](y)", "<img src=x>", "&lt;", "`a`", "# a", "1. a",
         "$a$", "\\input{/etc/passwd}", "a\n\\input{x}", "=1+1", "@a", "- a", "[x] a", "~~a~~", "a\\", "[*]",
-        "__a__")  # fmt: skip
+        "__a__", "[x](javascript:alert(1))", "\\write18{ls}", "a\x1b[2J\u202eb")  # fmt: skip
 
 
 def evil(test):  # type: ignore[no-untyped-def]
@@ -592,6 +600,9 @@ def evil(test):  # type: ignore[no-untyped-def]
     return given(TITLES)(test)
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Titles stay texts: in the page, in Markdown, in LaTeX, and in a spreadsheet."
+)
 @evil
 def test_any_title_is_itself_in_html(text: str) -> None:
     page = _Texts(table(text).html())
@@ -602,6 +613,9 @@ def test_any_title_is_itself_in_html(text: str) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Titles stay texts: in the page, in Markdown, in LaTeX, and in a spreadsheet."
+)
 @evil
 def test_any_title_is_itself_in_markdown(text: str) -> None:
     rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(table(text).markdown())
@@ -612,6 +626,9 @@ def test_any_title_is_itself_in_markdown(text: str) -> None:
     assert page.tags.count("td") == page.tags.count("th") == 3 and page.tags.count("li") == 1
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Titles stay texts: in the page, in Markdown, in LaTeX, and in a spreadsheet."
+)
 @evil
 def test_any_title_is_itself_in_latex(text: str) -> None:
     """No mark is left that TeX would read, once those that the float is made of are taken away."""
@@ -673,6 +690,9 @@ def _untex(cell: str) -> str:
     return re.sub(pattern, lambda found: words[found[0]], cell)
 
 
+@pytest.mark.promise(
+    "Files and code of others", "Titles stay texts: in the page, in Markdown, in LaTeX, and in a spreadsheet."
+)
 @evil
 def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
     read = list(csv.reader(io.StringIO(table(text).csv(), newline="")))

@@ -766,6 +766,9 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.promise(
+    "Runs that are killed", "A killed run goes on where it was and ends as if nothing had been, bit for bit."
+)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=KINDS)
 @pytest.mark.parametrize("lora", [None, LoRA(rank=4, alpha=8, dropout=0.2)], ids=["full", "lora"])
 def test_a_killed_call_goes_on_from_its_last_state(

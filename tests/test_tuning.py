@@ -62,6 +62,7 @@ def test_every_row_that_trains_is_tried_as_it_is_and_at_its_points(tmp_path: Pat
     assert {str(method.role) for method in methods.values()} == {"method", "upper"}
 
 
+@pytest.mark.promise("A fair comparison", "No hyper-parameter is chosen on test problems.")
 def test_trials_ask_problems_held_out_of_training_and_none_of_the_test(tmp_path: Path) -> None:
     whole = study(tmp_path)
     drawn, tried = problems.draw(whole), problems.draw(tuning.trials(whole))

@@ -119,6 +119,7 @@ def test_wordings(verifier):
     assert [(t, g, v) for t, g, v in zip(texts, golds, verdicts, strict=True)] == cases
 
 
+@pytest.mark.promise("Right answers", "No answer can hang the verifier or fill the memory.")
 def test_white_space_does_not_keep_the_caller():
     """These once took from half a minute to hours, outside every time limit."""
     runs = [f"-{space * times}x" for space in (" ", "\n", "~", "$") for times in (192, 505)]
@@ -166,6 +167,7 @@ WRAPPINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("Right answers", "No text of a model is ever executed.")
 def test_model_text_is_never_executed(verifier, tmp_path):
     marker = tmp_path / "marker"
     texts = [wrapping.replace("@", INJECTION.format(marker=marker)) for wrapping in WRAPPINGS]
@@ -177,6 +179,7 @@ def test_model_text_is_never_executed(verifier, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.promise("Right answers", "No text of a model is ever executed.")
 def test_the_worker_refuses_to_evaluate_anything_but_numbers(tmp_path):
     """The guard itself, in a process of its own: even a direct sympify of text does not reach eval."""
     marker = tmp_path / "marker"
@@ -193,6 +196,7 @@ def test_the_worker_refuses_to_evaluate_anything_but_numbers(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.promise("Right answers", "No answer can hang the verifier or fill the memory.")
 def test_a_hanging_check_times_out_and_the_pool_goes_on():
     before = set(children())
     with Verifier(timeout=1, workers=2) as verifier:
@@ -207,6 +211,7 @@ def test_a_hanging_check_times_out_and_the_pool_goes_on():
     assert set(children()) <= before  # no zombie either
 
 
+@pytest.mark.promise("Right answers", "No answer can hang the verifier or fill the memory.")
 def test_memory_is_limited():
     limit = 300 * 2**20
     with Verifier(timeout=4, workers=1, memory=limit) as verifier:
@@ -220,6 +225,7 @@ def test_memory_is_limited():
             assert int(status.partition("VmPeak:")[2].split()[0]) * 1024 <= limit
 
 
+@pytest.mark.promise("Right answers", "A verifier process that something outside kills costs no verdict.")
 @pytest.mark.parametrize("whole", [True, False], ids=["worker", "its child"])
 def test_a_worker_that_is_killed_once_does_no_harm(whole):
     with Verifier(timeout=0.5, workers=1) as verifier:
@@ -331,6 +337,7 @@ JUNK = st.text(max_size=200).filter(
 )
 
 
+@pytest.mark.promise("Right answers", "What changes an answer makes it wrong, whatever stands around it.")
 @given(
     st.integers(0, 999),
     st.integers(0, 999),

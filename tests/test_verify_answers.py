@@ -36,7 +36,10 @@ CORRECT, WRONG, UNPARSABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSABLE
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{4} and then \boxed{5", "4"),  # the last well-formed one
         (r"\boxed{3}, put into \boxed{}", "3"),
-        (r"x = \boxed{\boxed{5}}", "5"),
+        (r"x = \boxed{\boxed{5}}", "{5}"),
+        (r"\boxed{-\boxed{5}}", "-{5}"),  # what is in a box around it counts too
+        (r"\boxed{\boxed{15}4}", "{15}4"),
+        (r"\boxed{\boxed{1} or \fbox 2}, or \boxed{ \boxed{3}", "3"),  # if that was closed
         (r"is $\boxed 2$", "2"),
         (r"is \fbox{12}.", "12"),
         ("#### Step 1: add\n...\n#### Step 2: box\n\\boxed{9}\n#### Check", "9"),  # headings

@@ -130,7 +130,8 @@ HOSTILE = [
         "5+0", r"\sqrt{9+16}", r"5\text{ or}", "5 o'clock or six", "5 and", "5 twenty", "5 twenty-one",
         "5 half-dozen", "5E3", "5e3", r"5 \times 10^3", r"5 \cdot 10", "5,000", "+-5", "5'6", "5 a",
         "5 of six", "5 in six", "5 per dozen", "5 per two", "five", r"\text{five}", r"\text{not 5}",
-        r"\neg 5", r"\neq 5", r"\ne 5", r"x \ne 5", "x>5", r"x \ge 5", ">5", "<5", r"\ge 5", "≥5",
+        r"\neg 5", r"\neq 5", r"\ne 5", r"x \ne 5", r"\not= 5", r"x \not = 5",
+        r"x \not{=} 5", "not = 5", "x =\u0338 5", "x>5", r"x \ge 5", ">5", "<5", r"\ge 5", "≥5",
         r"\sim 5", r"5\ldots", r"5\dots", r"5\overline{3}", r"\overline{5}", r"5\text{ fives}", "5 fives",
         "5 tens and five", "5 mm or 6", r"5\bmod 7", r"5 \pmod 7", "5 mod 7", r"\sqrt{25}+0",
         r"5\%\text{ of }100", "5 choose 2", "5 pick one", r"\infty", r"5\text{ to the power }2",
@@ -209,6 +210,7 @@ JOINTS = [
 ]
 
 
+@pytest.mark.promise("Right answers", "What changes an answer makes it wrong, whatever stands around it.")
 def test_what_changes_an_answer_matters():
     """Words behind a number, further formulas, arithmetic, bases, cases of letters, and tiny differences."""
     cases = [(answer, gold) for gold, answers in HOSTILE for answer in answers]

@@ -15,7 +15,7 @@ from typing import Any
 
 from repro import files
 from repro.config import Benchmark, Folder, HubModel, Prompt, Study
-from repro.errors import UserError
+from repro.errors import UserError, out_of_memory
 from repro.fetch import model_path
 from repro.models import loading
 from repro.records import Gold, Problem
@@ -136,13 +136,13 @@ class Prompter:
         return self._chat(turns)
 
     def _chat(self, turns: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
-
         try:
             text: str = self._tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=True, **CHAT, **self._switch
             )
-        except TemplateError as error:
+        except Exception as error:  # jinja's, or whatever a template comes to
+            if out_of_memory(error):
+                raise
             raise UserError(
                 f"the chat template of {self._tokenizer.name_or_path} refuses the prompt ({error}); where it "
                 "knows no system message, put that into prompt.template"

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTokenClass
 from repro.config import RewardModel
 from repro.errors import UserError
 from repro.flops import ModelShape
-from repro.models import loading
+from repro.models import loading, pretrained
 from repro.rewards.models import ModelScorer, Row, head_shape
 from repro.shapes import counted
 
@@ -36,19 +36,10 @@ class TransformersScorer(ModelScorer):
     @property
     def model(self) -> Any:
         if self._model is None:
+            mend = f"it is no reward model of kind {self.spec.kind}: mend process_rewards"
+            dtype = getattr(torch, self.spec.dtype)
             with loading(self.folder, "reward model"):
-                model, report = self.auto_class.from_pretrained(
-                    self.folder,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    dtype=getattr(torch, self.spec.dtype),
-                    output_loading_info=True,
-                )
-            if report["missing_keys"]:  # they would be random
-                raise UserError(
-                    f"The model in {self.folder} has no weights {sorted(report['missing_keys'])[0]}: "
-                    f"it is no reward model of kind {self.spec.kind}; mend process_rewards"
-                )
+                model = pretrained(self.auto_class, self.folder, mend, dtype=dtype)
             self._model = model.to(self.device).eval()
         return self._model
 

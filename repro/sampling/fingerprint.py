@@ -6,13 +6,12 @@ An engine that reloads its weights in place may keep old ones, or make a muddle 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from repro.models import loading
+from repro.models import loading, pretrained
 
 PROMPTS, LENGTH = 4, 32
 DRIFT = 3  # times its rounding at the start that an engine may be off: the weights have changed since
@@ -31,10 +30,9 @@ def log_probs(model_dir: Path, prompts: list[list[int]], dtype: str) -> list[lis
     """By transformers, from the saved weights: natural log-probability of each token but the first.
     Takes the memory of a second model until it returns."""
     with loading(model_dir):
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model = pretrained(
+            AutoModelForCausalLM,
             model_dir,
-            local_files_only=True,
-            use_safetensors=True,
             dtype=getattr(torch, dtype),
             device_map="sequential",  # over several GPUs only if one has no room
         )

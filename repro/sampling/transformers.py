@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from repro.errors import UserError
-from repro.models import loading
+from repro.models import loading, pretrained
 from repro.sampling import Progress, Request, Sample, Sampled, SamplingParams, decode, end_ids, prompt_ids
 
 SPARE = 32  # positions that a cache layer grows by
@@ -56,9 +56,7 @@ class TransformersSampler:
             raise UserError(f"{model_dir} holds no model (no config.json): name a folder that has weights.")
         with loading(model_dir):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                model_dir, local_files_only=True, use_safetensors=True, dtype=self.dtype
-            )
+            model = pretrained(AutoModelForCausalLM, model_dir, dtype=self.dtype)
         self.model = model.to(self.device).eval()
         self.model_dir = model_dir
         if self.device.type == "cpu" and model.config._attn_implementation == "sdpa":

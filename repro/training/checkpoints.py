@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from repro import files
 from repro.errors import UserError
-from repro.models import loading
+from repro.models import loading, pretrained
 from repro.training import newest_state
 
 MOMENTS = "optimizer/moments.safetensors"
@@ -40,10 +40,7 @@ def load_model(folder: Path, attention: str | None = None) -> tuple[Any, Any]:
     """Model, in float32, and tokenizer of a folder."""
     with loading(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-            attn_implementation=attention,
-        )  # fmt: skip
+        model = pretrained(AutoModelForCausalLM, folder, dtype=torch.float32, attn_implementation=attention)
     return model, tokenizer
 
 

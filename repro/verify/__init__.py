@@ -27,7 +27,7 @@ from repro.verify.answers import MAX_ANSWER, closed, compare, extract, is_number
 
 __all__ = ["VERSION", "Verifier", "closed", "extract", "normalise"]
 
-VERSION = f"3+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 3 when rules change
+VERSION = f"4+math-verify-{version('math-verify')}"  # recorded beside verdicts; raise 4 when rules change
 
 Task = tuple[str | None, str]  # normalised (answer, gold); no answer asks whether the gold can be read
 

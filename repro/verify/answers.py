@@ -21,6 +21,7 @@ MAX_ANSWER = 512  # characters; longer "answers" are not answers, and cost the c
 _BOX = re.compile(
     r"\\(?:boxed|fbox)\s*+\{|\\(?:boxed|fbox)\s*+(?P<bare>[+-]?[0-9][^\s{}$\\]*)|\\.|[{}]", re.S
 )
+_BOX_WITHIN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _HASHES = re.compile(r"(?<!#)#{4,}+[ \t]*+([^#\s][^#\n]*)")
 _PHRASE = re.compile(  # "the final answer is", "Answer:", "**Answer**:", "Answer $", a line that starts "A:"
     r"\b(?i:answer)\b(?:[^\n.:]{0,80}?\bis\b(?:\s*+:)?|[*\s]{0,4}(?::|(?=\$|\\[(\[])))|^A:", re.M
@@ -59,21 +60,22 @@ def extract(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    last, start_of_last = None, -1
+    r"""What the last box holds that is in no other. A box within it is part of it: `-\boxed{5}` is not 5."""
+    start = end = -1  # of the content of the last
     stack: list[int | None] = []  # where the content of each open brace begins; None if it is not a box
     for match in _BOX.finditer(text) if "\\boxed" in text or "\\fbox" in text else ():
         token = match[0]
         if match["bare"]:
-            last, start_of_last = match["bare"], match.start()
+            start, end = match.span("bare")
         elif token == "{":
             stack.append(None)
         elif token == "}":
-            start = stack.pop() if stack else None
-            if start is not None and start > start_of_last and text[start : match.start()].strip():
-                last, start_of_last = text[start : match.start()], start
+            opened = stack.pop() if stack else None
+            if opened is not None and (opened < start or text[opened : match.start()].strip()):
+                start, end = opened, match.start()
         elif token.endswith("{") and len(token) > 2:
             stack.append(match.end())
-    return last
+    return None if end < 0 else _BOX_WITHIN.sub("", text[start:end])
 
 
 def _after_phrase(text: str) -> str | None:
@@ -316,6 +318,7 @@ _NAME = re.compile(
 )
 _BASE = re.compile(r"[0-9}]\s*+_\s*+\{?+([^{}\s]*+)")
 _PRIME = re.compile(r"[A-Za-z]'++")
+_NOT = re.compile(r"\\l?(?:not|neg)(?![A-Za-z])|\bnot\s*+=|\u0338")
 _HALVES = (" am", " pm")  # of the day
 _TEXT = re.compile(r"\\(?:text(?:normal|bf|it|rm)?|mbox)\s*+\{([^{}]*+)\}")
 
@@ -334,8 +337,8 @@ def compare(answer: str, gold: str) -> Verdict | None:
         return Verdict.UNPARSABLE
     if answer.replace(" ", "") == gold.replace(" ", "") or _same_words(answer, gold):
         return Verdict.CORRECT
-    if any(mark.findall(answer) != mark.findall(gold) for mark in (_BASE, _PRIME)):
-        return Verdict.WRONG  # math-verify reads neither
+    if any(mark.findall(answer) != mark.findall(gold) for mark in (_BASE, _PRIME, _NOT)):
+        return Verdict.WRONG  # math-verify reads none of them
     if gold.endswith(_HALVES):
         return Verdict.CORRECT if _same_time(answer, gold) else Verdict.WRONG
     answer = re.sub(f"(?:{'|'.join(_HALVES)})$", "", answer)
