@@ -497,9 +497,9 @@ def write_manifest(layout: Layout, study: Study, name: str, rows: list[dict[str,
         {
             "method": name, "title": method.title, "role": "method", "paper": "", "origin": "", "seed": 3,
             "plans": False,
-            "status": "ok" if rows else "failed", "reason": "" if rows else "it did", "mode": "", "objective": "SFT",
-            "key": run_key(study, method, name, 3, problems, base), "base": base, "budgets": rows,
-            "asked": study.budgets,
+            "status": "ok" if rows else "failed", "reason": "" if rows else "it did", "mode": "",
+            "objective": "SFT", "key": run_key(study, method, name, 3, problems, base), "base": base,
+            "budgets": rows, "asked": study.budgets,
             "visits": [], "machine": [taken],
         },
     )  # fmt: skip
