@@ -298,9 +298,11 @@ def _details(
     }
     if texts:
         hashes = pd.Categorical(frame["text_hash"])
-        told = [None, *sorted({texts[name] for name in hashes.categories if name in texts})]
+        told = [None, *sorted(set(texts.values()))]
         number = {text: i for i, text in enumerate(told)}
-        codes = np.array([number[texts.get(name)] for name in hashes.categories])
+        # [hash of the records] its text's number; the last is that of a hash without a text.
+        numbers = np.array([*(number[text] for text in texts.values()), 0])
+        codes = numbers[pd.Index(list(texts)).get_indexer(hashes.categories)]
         text, lists = _ranked(problem, codes[hashes.codes], size[0])
         columns["text"] = filled(text)
         about["texts"] = [[told[i] for i in found] for found in lists]
