@@ -10,7 +10,7 @@ import traceback
 import unicodedata
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 # ruff: noqa: E402  (the environment is set before anything that reads it is imported)
 from repro.numerics import THREADS, settle
@@ -28,10 +28,18 @@ import typer
 from typer.core import TyperGroup
 
 from repro import __version__
-from repro.config import Study as StudyConfig
-from repro.config import load_study
 from repro.errors import UserError, out_of_memory
 from repro.gpus import claim
+
+if TYPE_CHECKING:
+    from repro.config import Study as StudyConfig
+
+
+def load_study(path: Path) -> StudyConfig:
+    """:func:`repro.config.load_study`, imported when it is needed: that takes longer than `--help`."""
+    from repro.config import load_study as load
+
+    return load(path)
 
 
 def shown(text: str) -> str:
