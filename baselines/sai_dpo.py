@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from repro.method import DPO, Completion, Lab, Optimizer, Pair
 
@@ -62,6 +61,8 @@ class SAIDPO(PairMethod):
     optimizer: Optimizer = Optimizer(learning_rate=5e-7, schedule="cosine")  # DIAG
 
     def start(self, lab: Lab) -> State:
+        from sklearn.cluster import KMeans  # takes seconds, which a list of the methods need not wait for
+
         texts = [" ".join(problem.knowledge) or problem.question for problem in lab.problems]
         unique = sorted(set(texts))
         seed = int(lab.rng("clusters").integers(2**31))
