@@ -158,8 +158,9 @@ def copy_tree(to: Path) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What the files of a folder hold, by path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """What the files of a folder hold, by path, but for Snakemake's own marks of declared folders."""
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".snakemake_timestamp")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def numbers(path: Path) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def test_star_samples_trains_and_is_evaluated_with_vllm(guesser: Path, tmp_path:
     study = load_study(tmp_path / "study.yaml")
     layout = Layout(tmp_path, study.name)
     problems.prepare(study, layout.problems)
-    base_model.prepare(study, layout.problems, layout.base, lambda *_: None)
+    facts = base_model.prepare(study, layout.problems, layout.base, lambda *_: None)
+    files.write_checked(layout.base_manifest, facts)
 
     manifest = train(study, "star", 0, layout)
     assert manifest["status"] == "ok", manifest["reason"]
