@@ -50,19 +50,19 @@ def opened(browser: Browser, report: Path) -> Iterator[Browser]:
 
 def scores(browser: Browser) -> list[str]:
     """Of the leaderboard as it stands: the first line of its column of the top budget."""
-    cells = f"{ROW}.map(row => row.cells[6].firstChild.textContent)"
+    cells = f"{ROW}.map(row => row.cells[7].firstChild.textContent)"
     return browser.run(cells)  # type: ignore[no-any-return]
 
 
 def test_a_table_sorts_and_goes_back(opened: Browser) -> None:
     before = scores(opened)
-    click = "document.querySelectorAll('#leaderboard th button')[6].click()"
+    click = "document.querySelectorAll('#leaderboard th button')[7].click()"
     opened.run(click)
     numbers = [float(text) for text in scores(opened) if text != "X"]
     assert numbers == sorted(numbers, reverse=True) and scores(opened)[-2:] == ["X", "X"]
     opened.run(click)
     assert scores(opened) == [str(number) for number in sorted(numbers)] + ["X", "X"]
-    assert opened.run("document.querySelectorAll('#leaderboard th')[6].ariaSort") == "ascending"
+    assert opened.run("document.querySelectorAll('#leaderboard th')[7].ariaSort") == "ascending"
     opened.run(click)
     assert scores(opened) == before
 
@@ -81,6 +81,15 @@ def test_the_leaderboard_is_filtered_by_kind_and_text(opened: Browser) -> None:
     )
     assert opened.run(f"{ROW}.map(row => row.cells[1].textContent)") == ["TWIN"]
     assert opened.run(f"{holder}.querySelector('[role=status]').textContent") == "1 of 9 rows"
+
+
+def test_the_leaderboard_is_filtered_by_objective(opened: Browser) -> None:
+    opened.run(
+        "const objective = document.querySelectorAll('[data-table=leaderboard] select')[1];"
+        "objective.value = '\N{EN DASH}'; objective.dispatchEvent(new Event('change'))"
+    )
+    left = opened.run(f"{ROW}.map(row => row.cells[1].textContent)")
+    assert left and "BASE" in left and "GOOD" not in left
 
 
 def test_a_table_is_copied_as_its_files_are(opened: Browser, report: Path) -> None:
