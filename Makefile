@@ -83,8 +83,8 @@ lint: $(INSTALLED) ## check style, types and workflow
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
-speed: $(INSTALLED) ## measure the suite's speed against plain transformers and TRL, into results/speed.md
-	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/speed --out results
+speed: $(VLLM_INSTALLED) ## measure the suite's speed against plain transformers, TRL and vLLM, into results/speed.md
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/pytest benchmarks/speed --out results
 
 .venv-tools:
 	$(firstword $(PYTHON)) -m venv $@ && $@/bin/pip install -q $(TOOLS)

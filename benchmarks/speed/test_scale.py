@@ -24,12 +24,15 @@ from repro.method import Example, Problem, Role
 from repro.problems import ProblemSet
 from repro.record_files import parquet, samples, text_parquet
 from repro.records import Gold
+from repro.reporting.analysis import Analysis
+from repro.reporting.results import load
+from repro.reporting.tables import all_tables
 from repro.schema import TEXTS
 
 Show = Callable[[str, float, float], None]  # the fixtures of conftest.py
 Plot = Callable[[str, Figure], None]
 
-PAGE_S, PAGE_GIB = 20.0, 2.0  # what a million samples may take
+TABLES_S, PAGE_S, PAGE_GIB = 10.0, 20.0, 2.0  # what a million samples may take
 HELP_MS, DRY_RUN_MS = 500.0, 4000.0
 POOLS = (1_000, 10_000, 100_000, 1_000_000)  # problems
 ROUNDS = 500
@@ -59,8 +62,13 @@ def million(folder: Path) -> Path:
     return seal(folder)
 
 
-def test_the_page_of_a_million_samples(show: Show, tmp_path: Path) -> None:
+def test_tables_and_page_of_a_million_samples(show: Show, tmp_path: Path) -> None:
     records = million(tmp_path / "records")
+    started = perf_counter()
+    study = load(records)
+    tables = all_tables([Analysis(study, benchmark.name) for benchmark in study.benchmarks])
+    assert all([table.markdown(), table.csv(), table.latex()] for table in tables)
+    show("tables of a million samples, s of those allowed", perf_counter() - started, TABLES_S)
     command = [sys.executable, "-m", "repro.cli", "tables", str(records)]
     code = (
         "import resource, subprocess, sys\n"

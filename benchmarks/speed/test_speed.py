@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,7 +23,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from repro import base_model, problems, run
+from repro import base_model, files, problems, run
 from repro.config import Study
 from repro.flops import FORWARD_PASSES, TRAINING_PASSES, Tally, batch_tally, flops, sample_tally
 from repro.layout import Layout
@@ -37,11 +39,14 @@ from repro.training.batches import batches
 from repro.training.trl import TRLTrainer
 from repro.verify import Verifier
 
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make vllm` has it")
+
 Compare = Callable[..., tuple[int, int]]  # the fixtures of conftest.py
 Show = Callable[[str, float, float], None]
 
 PROMPTS, SAMPLES = 64, 8  # completions decoded together: their product, on both sides
 SFT_STEPS, DPO_STEPS, BATCH = 16, 8, 16
+VLLM_PROMPTS = 16
 STARTS, RELOADS = 1, 20  # of vLLM's engine
 LARGER = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 16,
           "num_key_value_heads": 4}  # fmt: skip
@@ -148,23 +153,84 @@ def test_sampling_to_the_limit(
     assert ours == reference == [study.sampling.max_tokens] * (PROMPTS * SAMPLES)
 
 
-@pytest.mark.vllm
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: `make vllm` has it")
+# Bare vLLM in a process like those of the suite's engines: a model, prompts and a limit in, then numbers of
+# completions, the tokens of each out.
+BARE_VLLM = """
+import json, os, sys
+replies = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+from vllm import LLM, SamplingParams
+settings, prompts, samples, limit = json.loads(sys.stdin.readline())
+llm = LLM(**settings)
+params = SamplingParams(n=samples, max_tokens=limit, ignore_eos=True, seed=0)
+for line in sys.stdin:
+    done = llm.generate(prompts, params, use_tqdm=False)
+    print(sum(len(one.token_ids) for each in done for one in each.outputs), file=replies, flush=True)
+"""
+
+
+@needs_vllm
+@pytest.mark.parametrize("larger", [False, True])
+def test_sampling_with_vllm(
+    larger: bool, compare: Compare, study: Study, layout: Layout, tmp_path: Path
+) -> None:
+    """Completions as long as the study allows, on engines that have started: ours has a seed for each of them
+    and the log-probability of each token, and hands both to this process."""
+    training_set = problems.read(layout.problems / "train.jsonl")
+    prompts = [training_set.prompts[problem.id] for problem in training_set.problems[:VLLM_PROMPTS]]
+    folder = vllm_model(layout.base, tmp_path / "model", 0, larger)
+    limit = study.sampling.max_tokens
+    requests = [
+        Request(prompt, tuple(stream_seed(i, k) for k in range(SAMPLES))) for i, prompt in enumerate(prompts)
+    ]
+    (environment,) = vllm.environments("cpu", 1, 1)
+    with vllm.VLLMSampler() as sampler:
+        settings = {"model": str(folder), **sampler._settings}
+        bare = subprocess.Popen(
+            [sys.executable, "-c", BARE_VLLM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+        commands, replies = bare.stdin, bare.stdout
+        assert commands and replies
+        print(json.dumps([settings, prompts, SAMPLES, limit]), file=commands, flush=True)
+        sampler.load(folder)
+        sampler.ends = []  # none ends a completion before the limit
+
+        def ours() -> int:
+            drawn = sampler.sample(requests, SamplingParams(max_tokens=limit))
+            return sum(sample.tokens for sampled in drawn for sample in sampled.samples)
+
+        def reference() -> int:
+            print(file=commands, flush=True)
+            return int(replies.readline())
+
+        assert ours() == reference()  # once before: engines start
+        size = f"{shape_of(folder).parameters / 1e6:.1f}"
+        tokens = compare(f"vLLM, {size} million weights, tokens/s", ours, reference, rounds=2)
+        assert tokens[0] == tokens[1] == VLLM_PROMPTS * SAMPLES * limit
+        commands.close()
+        assert bare.wait() == 0
+
+
+def vllm_model(base: Path, folder: Path, seed: int, larger: bool) -> Path:
+    """A model without training, of the pocket study's shape or a larger one."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(files.ORIGIN))  # which has the other's sizes
+    torch.manual_seed(seed)
+    config = AutoConfig.from_pretrained(base)
+    if larger:
+        config.update(LARGER)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@needs_vllm
 @pytest.mark.parametrize("larger", [False, True])
 def test_new_weights_in_vllm(
     larger: bool, benchmark: Any, show: Show, monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path
 ) -> None:
     """Wall time of a round outside sampling and training: from saved weights to the first token that an
     engine draws with them, and back to sleep; with one that is kept, beside a new one each round."""
-    folders = [tmp_path / "0", tmp_path / "1"]
-    for seed, folder in enumerate(folders):
-        shutil.copytree(base, folder)
-        torch.manual_seed(seed)
-        config = AutoConfig.from_pretrained(base)
-        if larger:
-            config.update(LARGER)
-        model = AutoModelForCausalLM.from_config(config)
-        model.save_pretrained(folder)
+    folders = [vllm_model(base, tmp_path / str(seed), seed, larger) for seed in (0, 1)]
     parts: defaultdict[str, list[float]] = defaultdict(list)
 
     def timed(name: str, call: Callable[..., Any], *args: Any) -> Any:
@@ -197,7 +263,7 @@ def test_new_weights_in_vllm(
         parts = defaultdict(list, new=parts["new"])
         benchmark.pedantic(timed, args=("kept", use, sampler), rounds=RELOADS)
         assert sampler._engines == engines
-    size = f"vLLM, {model.num_parameters() / 1e6:.1f} million weights"
+    size = f"vLLM, {shape_of(folders[0]).parameters / 1e6:.1f} million weights"
     show(f"{size}: a kept engine's round, ms of a new one's", ms("kept"), ms("new"))
     for name in ("reload", "log_probs", "fingerprint"):
         show(f"{size}: {name}, ms of that", ms(name), ms("kept"))

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from operator import mul
+from operator import attrgetter, mul
 from typing import Any, Literal
 
 import numpy as np
@@ -327,8 +327,8 @@ class RehearsalLab:
     ) -> int:
         references = (objective or default_objective(data)).references
         cost = sum(
-            self._prices.trained(row.responses) + references * self._prices.passed(row.responses)
-            for row in data
+            count * (self._prices.trained(responses) + references * self._prices.passed(responses))
+            for responses, count in Counter(map(attrgetter("responses"), data)).items()
         )
         return cost * batch_size // len(data)
 
