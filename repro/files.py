@@ -122,8 +122,18 @@ def read_text(path: Path, mend: str) -> str:
 def parse_json(text: str, path: Path, mend: str, line: int = 1) -> Any:
     """The JSON value in ``text``, which begins at this line of ``path``. Raises UserError, naming the line
     and ending in ``mend``, where it is malformed."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object without a key given twice, of which Python would take the last."""
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UserError(f"{path}, line {line}: the key `{key}` is given twice; {mend}")
+            found[key] = value
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {line + error.lineno - 1}: not JSON ({error.msg}); {mend}") from None
     except (ValueError, RecursionError):

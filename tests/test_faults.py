@@ -269,6 +269,10 @@ def test_what_others_are_writing_stays(tmp_path: Path) -> None:
         (b'{"a":\n"\xe9"}', r"a\.json, line 2: not text in UTF-8; delete the file and run again"),
         (b"[" * 100_000, r"a\.json, line 1: not usable as JSON"),
         (b"9" * 5_000, r"a\.json, line 1: not usable as JSON"),
+        (
+            b'{"seed": 0, "budgets": [], "seed": 1}',
+            r"a\.json, line 1: the key `seed` is given twice; delete the",
+        ),
     ],
 )
 def test_a_manifest_that_is_none(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -296,6 +300,7 @@ def test_a_seal_that_is_none(tmp_path: Path, content: str) -> None:
         (b'{"question": "1", "answer": "1"}\n\n', "line 2: not JSON"),
         (b"[" * 100_000, "line 1: not usable as JSON"),
         (b"[1]", "line 1: not an object with fields"),
+        (b'{"question": "1", "answer": "1", "answer": "2"}', "line 1: the key `answer` is given twice"),
         (rb'{"question": "\ud83d?", "answer": "1"}', "line 1: field `question` holds half a character"),
         (b'{"question": 5, "answer": "1"}', "line 1: field `question` is missing, empty or not text"),
     ],

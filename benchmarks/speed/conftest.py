@@ -67,7 +67,12 @@ def study() -> Study:
     study = load_study(ROOT / "benchmarks" / "studies" / "pocket.yaml")
     fewer = study.problems.model_copy(update={"train": 480, "validation": 0, "test": 4})
     short = study.base_model.model_copy(update={"steps": WARM_START})
-    less: dict[str, Any] = {"problems": fewer, "base_model": short, "budgets": [60_000_000_000], "hyperparameters": {}}
+    less: dict[str, Any] = {
+        "problems": fewer,
+        "base_model": short,
+        "budgets": [60_000_000_000],
+        "hyperparameters": {},
+    }
     return study.model_copy(update={**less, "numerics": "fast"})  # what it is measured beside is free to be
 
 
