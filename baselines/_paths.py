@@ -9,7 +9,7 @@ NUMBER = r"-?(?:\d++(?>(?:\.\d++)?)|\.\d++)"
 SIDE = rf"{NUMBER}(?:\s*[-+*/%]\s*{NUMBER})+"
 EQUATION = re.compile(rf"(?<![\d.])({SIDE})\s*=\s*({NUMBER})(?!\s*[-+*/%]\s*[\d(.])")
 SIGNS = {r"\\times|\\cdot|\u00d7|(?<=[\d\s])x(?=[\d\s])": "*", r"\\div|\u00f7": "/", r"\bmod\b": "%"}
-remembered = lru_cache(2**14)  # methods ask of the same texts again, draw by draw
+remembered = lru_cache(2**14)  # the plan of a study asks of a few texts a million times
 
 
 def equations(text: str) -> list[tuple[str, str]]:

@@ -92,6 +92,13 @@ def test_two_generations_do_not_mix(copied: Path, tmp_path: Path, name: str) -> 
         load(copied)
 
 
+def test_records_that_say_a_thing_twice_are_refused(copied: Path) -> None:
+    path = copied / "study.json"
+    path.write_text(path.read_text().replace("{", '{"title": "another", ', 1))
+    with pytest.raises(UserError, match=r"study\.json, line 1: the key `title` is given twice; restore it"):
+        load(copied)
+
+
 def test_study_json_is_as_it_was_written(copied: Path) -> None:
     path = copied / "study.json"
     text = path.read_text()

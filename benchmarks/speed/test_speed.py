@@ -153,8 +153,8 @@ def test_sampling_to_the_limit(
     assert ours == reference == [study.sampling.max_tokens] * (PROMPTS * SAMPLES)
 
 
-# Bare vLLM in a process like those of the suite's engines: a model, prompts and a limit in, then numbers of
-# completions, the tokens of each out.
+# Bare vLLM in a process like those of the suite's engines: what to draw comes in as a line of JSON; for each
+# line after it all is drawn once, and the number of tokens goes out.
 BARE_VLLM = """
 import json, os, sys
 replies = os.fdopen(os.dup(1), "w")
@@ -185,31 +185,29 @@ def test_sampling_with_vllm(
     ]
     (environment,) = vllm.environments("cpu", 1, 1)
     with vllm.VLLMSampler() as sampler:
-        settings = {"model": str(folder), **sampler._settings}
-        bare = subprocess.Popen(
-            [sys.executable, "-c", BARE_VLLM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment,
-        )  # fmt: skip
-        commands, replies = bare.stdin, bare.stdout
-        assert commands and replies
-        print(json.dumps([settings, prompts, SAMPLES, limit]), file=commands, flush=True)
+        what = [{"model": str(folder), **sampler._settings}, prompts, SAMPLES, limit]
         sampler.load(folder)
         sampler.ends = []  # none ends a completion before the limit
+        with subprocess.Popen(
+            [sys.executable, "-c", BARE_VLLM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        ) as bare:  # fmt: skip
+            commands, replies = bare.stdin, bare.stdout
+            assert commands and replies
+            print(json.dumps(what), file=commands, flush=True)
 
-        def ours() -> int:
-            drawn = sampler.sample(requests, SamplingParams(max_tokens=limit))
-            return sum(sample.tokens for sampled in drawn for sample in sampled.samples)
+            def ours() -> int:
+                drawn = sampler.sample(requests, SamplingParams(max_tokens=limit))
+                return sum(sample.tokens for sampled in drawn for sample in sampled.samples)
 
-        def reference() -> int:
-            print(file=commands, flush=True)
-            return int(replies.readline())
+            def reference() -> int:
+                print(file=commands, flush=True)
+                return int(replies.readline())
 
-        assert ours() == reference()  # once before: engines start
-        size = f"{shape_of(folder).parameters / 1e6:.1f}"
-        tokens = compare(f"vLLM, {size} million weights, tokens/s", ours, reference, rounds=2)
-        assert tokens[0] == tokens[1] == VLLM_PROMPTS * SAMPLES * limit
-        commands.close()
-        assert bare.wait() == 0
+            assert ours() == reference()  # once before: engines start
+            size = f"{shape_of(folder).parameters / 1e6:.1f}"
+            tokens = compare(f"vLLM, {size} million weights, tokens/s", ours, reference, rounds=2)
+            assert tokens[0] == tokens[1] == VLLM_PROMPTS * SAMPLES * limit
 
 
 def vllm_model(base: Path, folder: Path, seed: int, larger: bool) -> Path:

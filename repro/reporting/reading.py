@@ -3,7 +3,6 @@ it loads no torch."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from repro import csv_files
 from repro.errors import UserError
-from repro.files import digest, json_text, sha256
+from repro.files import digest, json_text, parse_json, sha256
 from repro.schema import FILES, PROBLEMS, SAMPLE_KEY, SAMPLES, TEXTS, Facts, Provenance
 
 MEND = "restore it, or collect the study's records again."
@@ -42,10 +41,7 @@ def read_provenance(path: Path) -> Provenance:
 
 def _json(path: Path, text: str, model: type[M]) -> tuple[dict[str, Any], M]:
     """The value of a file's text, as it is and as the model that it must be of."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {MEND}") from None
+    value = parse_json(text, path, MEND)
     try:
         return value, model.model_validate(value)
     except ValidationError as error:
