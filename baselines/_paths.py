@@ -3,13 +3,11 @@
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 
 NUMBER = r"-?(?:\d++(?>(?:\.\d++)?)|\.\d++)"
 SIDE = rf"{NUMBER}(?:\s*[-+*/%]\s*{NUMBER})+"
 EQUATION = re.compile(rf"(?<![\d.])({SIDE})\s*=\s*({NUMBER})(?!\s*[-+*/%]\s*[\d(.])")
 SIGNS = {r"\\times|\\cdot|\u00d7|(?<=[\d\s])x(?=[\d\s])": "*", r"\\div|\u00f7": "/", r"\bmod\b": "%"}
-remembered = lru_cache(2**14)  # the plan of a study asks of a few texts a million times
 
 
 def equations(text: str) -> list[tuple[str, str]]:
@@ -23,7 +21,6 @@ def equations(text: str) -> list[tuple[str, str]]:
     return [("".join(m[1].split()), m[2]) for m in whole]
 
 
-@remembered
 def equations_hold(text: str) -> bool:
     """Whether every equation in ``text`` is true to within 0.001 (products before sums, left to right)."""
     for left, right in equations(text):
@@ -46,7 +43,6 @@ def equations_hold(text: str) -> bool:
     return True
 
 
-@remembered
 def path(text: str) -> str:
     """What makes two solutions the same path: annotations, else equations, else the normalised text."""
     steps = re.findall(r"<<([^<>]*)>>", text) or [f"{left}={right}" for left, right in equations(text)]
