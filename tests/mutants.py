@@ -879,7 +879,9 @@ def run_tests(root: Path, tests: Sequence[str], patience: float = PATIENCE) -> i
     """pytest's exit status in the tree at ``root``, None if it took longer than ``patience`` seconds."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
-    environment = os.environ | quick | {"PYTHONPATH": str(root)}
+    # Python knows bytecode by its source's length and second: the next mutant may have both.
+    fresh = {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | quick | fresh | {"PYTHONPATH": str(root)}
     try:
         done = subprocess.run(command, cwd=root, env=environment, timeout=patience, capture_output=True)
     except subprocess.TimeoutExpired:
