@@ -151,7 +151,7 @@ def compare(benchmark: Any, show: Show, matmul: float) -> Compare:
         if flops:
             reached = max(rates[ours]) * flops()
             show(
-                f"{row.partition(',')[0]}, MFLOP/s of the machine's matrix products",
+                f"{row.rpartition(',')[0]}, MFLOP/s of the machine's matrix products",
                 reached / 1e6,
                 matmul / 1e6,
             )
